@@ -1,0 +1,69 @@
+"""Token buckets: how often something may happen, per peer or address; the caller has the clock."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable
+
+
+class TokenBucket:
+    """Allows ``burst`` events at once and ``rate_per_s`` events per second in the long run."""
+
+    def __init__(self, rate_per_s: float, burst: float) -> None:
+        if not (rate_per_s > 0 and burst >= 1):
+            raise ValueError(f"rate {rate_per_s}/s with burst {burst} never allows anything")
+        self.rate_per_s = rate_per_s
+        self.burst = burst
+        self._tokens = float(burst)
+        self._updated_s: float | None = None
+
+    def take(self, now: float, cost: float = 1.0) -> bool:
+        """Whether an event may happen at ``now`` (seconds, any monotonic clock); if so, pay its ``cost``."""
+        self._refill(now)
+        if self._tokens < cost:
+            return False
+        self._tokens -= cost
+        return True
+
+    def wait_s(self, now: float, cost: float = 1.0) -> float:
+        """Seconds until `take` will allow ``cost``: 0 if now, infinity if it is above the burst."""
+        self._refill(now)
+        if cost > self.burst:
+            return float("inf")
+        return max(0.0, (cost - self._tokens) / self.rate_per_s)
+
+    def _refill(self, now: float) -> None:
+        if self._updated_s is not None:
+            elapsed_s = max(0.0, now - self._updated_s)
+            self._tokens = min(self.burst, self._tokens + elapsed_s * self.rate_per_s)
+        self._updated_s = now if self._updated_s is None else max(now, self._updated_s)
+
+
+class KeyedBuckets:
+    """One `TokenBucket` per key, for at most ``max_keys`` keys.
+
+    Beyond that the key that was quiet for longest is forgotten, as its bucket is the fullest: memory is
+    bounded, and only someone with more than ``max_keys`` addresses gains from it.
+    """
+
+    def __init__(self, rate_per_s: float, burst: float, max_keys: int) -> None:
+        if max_keys < 1:
+            raise ValueError("max_keys is at least 1")
+        TokenBucket(rate_per_s, burst)  # refuses bad figures now, not at the first event
+        self._rate_per_s = rate_per_s
+        self._burst = burst
+        self._max_keys = max_keys
+        self._buckets: OrderedDict[Hashable, TokenBucket] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+    def take(self, key: Hashable, now: float, cost: float = 1.0) -> bool:
+        """Whether ``key`` may do this at ``now``; if so, pay."""
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            bucket = self._buckets[key] = TokenBucket(self._rate_per_s, self._burst)
+            if len(self._buckets) > self._max_keys:
+                self._buckets.popitem(last=False)
+        self._buckets.move_to_end(key)
+        return bucket.take(now, cost)

@@ -1,0 +1,244 @@
+"""Membership: what a node carries to prove that it belongs to a mesh, and how it judges others.
+
+A home folder holds it as five private files (0600 in a 0700 folder): ``identity.key``, ``mesh.key``,
+``charter.bin``, ``member.cert`` and, with the founder only, ``root.key``. ``member.cert`` is written
+last: a home with it is complete.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import BadSignature, ConfigError, DecodeError, NotAMember, StateError
+from .certificates import (
+    CLOCK_TOLERANCE_S,
+    MAX_CERTIFICATE_BYTES,
+    MAX_CHARTER_BYTES,
+    MAX_LIFETIME_S,
+    Certificate,
+    Charter,
+    mesh_id_of,
+    needs_renewal,
+)
+from .fields import ROLES, check_name, duration_text, roles_to_list
+from .files import check_private_folder, make_private_folder, read_private, write_atomic
+from .identity import Identity
+from .keyring import Keyring, MeshKey
+from .root import MeshRoot
+
+__all__ = [
+    "CLOCK_TOLERANCE_S",
+    "MAX_CERTIFICATE_BYTES",
+    "MAX_LIFETIME_S",
+    "ROLES",
+    "Certificate",
+    "Charter",
+    "Credentials",
+    "Keyring",
+    "MeshKey",
+    "MeshRoot",
+    "check_certificate",
+    "check_home",
+    "found_mesh",
+    "mesh_id_of",
+    "needs_renewal",
+]
+
+IDENTITY_FILE = "identity.key"
+ROOT_FILE = "root.key"
+KEYRING_FILE = "mesh.key"
+CHARTER_FILE = "charter.bin"
+CERTIFICATE_FILE = "member.cert"
+
+_JOIN_REMEDY = "run: meshlore init, or meshlore join"
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """All that a running node needs to speak as a member. ``root`` is there on the founder's device only."""
+
+    identity: Identity
+    charter: Charter
+    certificate: Certificate
+    keyring: Keyring = field(repr=False)
+    root: MeshRoot | None = None
+
+    @property
+    def mesh_id(self) -> str:
+        return self.charter.mesh_id
+
+    @property
+    def peer_id(self) -> str:
+        return self.identity.peer_id
+
+    @property
+    def certificate_bytes(self) -> bytes:
+        return self.certificate.encode()
+
+    def check(self, certificate_bytes: bytes, peer_id: str, now: float) -> Certificate:
+        """The certificate that ``peer_id`` shows, if it makes it a member of this mesh at ``now`` (unix s).
+
+        Raises:
+            NotAMember: malformed, of another mesh, forged, another peer's, expired or not yet valid.
+        """
+        return check_certificate(certificate_bytes, self.charter, peer_id, now)
+
+    def with_certificate(self, certificate_bytes: bytes, now: float) -> Credentials:
+        """These credentials with a renewed certificate, after checking that it is this device's own.
+
+        Raises:
+            NotAMember: as `check`, or issued for another HPKE key.
+        """
+        certificate = self.check(certificate_bytes, self.peer_id, now)
+        if not hmac.compare_digest(certificate.hpke_key_hash, self.identity.hpke_key_hash):
+            raise NotAMember("the renewed certificate is for another HPKE key", "keep the present one")
+        return replace(self, certificate=certificate)
+
+    def save(self, home: Path, passphrase: str | None = None) -> None:
+        """Write the five files; each is atomic, and the certificate comes last.
+
+        Raises:
+            StateError: ``home`` is of another mesh, cannot be written, or others may enter it.
+        """
+        check_home(home, self.mesh_id)
+        make_private_folder(home)
+        self.identity.save(home / IDENTITY_FILE, passphrase)
+        if self.root is not None:
+            self.root.save(home / ROOT_FILE, passphrase)
+        self.keyring.save(home / KEYRING_FILE, passphrase)
+        write_atomic(home / CHARTER_FILE, self.charter.encode())
+        write_atomic(home / CERTIFICATE_FILE, self.certificate.encode())
+
+    def save_certificate(self, home: Path) -> None:
+        """Write only the certificate, as after a renewal."""
+        write_atomic(home / CERTIFICATE_FILE, self.certificate.encode())
+
+    @classmethod
+    def load(cls, home: Path, passphrase: str | None = None) -> Credentials:
+        """Read what `save` wrote and check that the files belong together. The clock is not judged here.
+
+        Raises:
+            StateError: not a member's home, or a file is missing, damaged, foreign, open to others or locked.
+        """
+        if not (home / CERTIFICATE_FILE).exists():
+            raise StateError(f"{home} is not the home of a member", _JOIN_REMEDY)
+        check_private_folder(home)
+        charter = _read_charter(home / CHARTER_FILE)
+        certificate = _read_certificate(home / CERTIFICATE_FILE)
+        identity = Identity.load(home / IDENTITY_FILE, passphrase)
+        try:
+            certificate.verify(charter.root_public_key)
+        except BadSignature:
+            raise _foreign(home / CERTIFICATE_FILE, "is not signed by this mesh's root") from None
+        if certificate.peer_id != identity.peer_id or certificate.hpke_key_hash != identity.hpke_key_hash:
+            raise _foreign(home / CERTIFICATE_FILE, f"is not for this device's {IDENTITY_FILE}")
+        root = None
+        if (home / ROOT_FILE).exists():
+            root = MeshRoot.load(home / ROOT_FILE, passphrase)
+            if root.public_key != charter.root_public_key:
+                raise _foreign(home / ROOT_FILE, "is the root of another mesh")
+        return cls(identity, charter, certificate, Keyring.load(home / KEYRING_FILE, passphrase), root)
+
+
+def check_certificate(certificate_bytes: bytes, charter: Charter, peer_id: str, now: float) -> Certificate:
+    """`Credentials.check` for those that have only the charter."""
+    try:
+        certificate = Certificate.decode(certificate_bytes)
+    except DecodeError as error:
+        raise NotAMember(f"the certificate is malformed ({error.message})") from None
+    if certificate.mesh_id != charter.mesh_id:
+        raise NotAMember(
+            f"the certificate is of another mesh ({certificate.mesh_id[:12]}…, not {charter.mesh_id[:12]}…)",
+            "join this mesh with an invite of its founder",
+        )
+    try:
+        certificate.verify(charter.root_public_key)
+    except BadSignature:
+        raise NotAMember("the certificate is forged: this mesh's root did not sign it") from None
+    if certificate.peer_id != peer_id:
+        raise NotAMember(f"the certificate belongs to another peer ({certificate.peer_id}), not to {peer_id[:64]}")
+    if now < certificate.not_before:
+        raise NotAMember(
+            f"the certificate is not valid for another {duration_text(certificate.not_before - now)}",
+            "check the clocks of both devices",
+        )
+    if now > certificate.not_after:
+        raise NotAMember(
+            f"the certificate expired {duration_text(now - certificate.not_after)} ago",
+            "check the clocks of both devices; if they are right, join again with a new invite",
+        )
+    return certificate
+
+
+def check_home(home: Path, mesh_id: str) -> None:
+    """Raise `StateError` if ``home`` belongs to another mesh; a new, empty or own one may be joined into."""
+    if (home / CERTIFICATE_FILE).exists():
+        present = _read_certificate(home / CERTIFICATE_FILE).mesh_id
+        if present != mesh_id:
+            raise StateError(f"{home} belongs to another mesh ({present[:12]}…)", "choose another home folder")
+
+
+def found_mesh(
+    home: Path,
+    name: str,
+    node_name: str,
+    space: dict[str, Any],
+    roles: Iterable[str],
+    passphrase: str | None = None,
+    *,
+    now: float,
+) -> Credentials:
+    """Make a new mesh with its root key in ``home`` and this device as its first member.
+
+    Args:
+        home: a new or empty folder, or one that holds at most an identity.
+        space: the knowledge wing's description of samples and classes (msgpack map).
+        now: unix seconds.
+
+    Raises:
+        ConfigError: a name, a role or the space is not usable.
+        StateError: ``home`` already belongs to a mesh, or cannot be written.
+    """
+    if (home / CERTIFICATE_FILE).exists():
+        raise StateError(f"{home} already belongs to a mesh", "choose another home folder")
+    if (home / ROOT_FILE).exists():
+        raise StateError(
+            f"{home} holds a mesh root from a meshlore init that was interrupted",
+            f"delete {home / ROOT_FILE} and run meshlore init again",
+        )
+    root, charter = MeshRoot.create(name, space, now)
+    try:
+        check_name(node_name)
+        roles = roles_to_list(roles)
+    except DecodeError as error:
+        raise ConfigError(f"node {node_name[:64]!r}: {error.message}", "change its name or roles") from None
+    make_private_folder(home)
+    identity = Identity.load_or_create(home / IDENTITY_FILE, passphrase)
+    certificate = root.issue(identity.peer_id, node_name, roles, identity.hpke_public_key, now)
+    credentials = Credentials(identity, charter, certificate, Keyring.generate(), root)
+    credentials.save(home, passphrase)
+    return credentials
+
+
+def _read_charter(path: Path) -> Charter:
+    try:
+        return Charter.decode(read_private(path, max_bytes=MAX_CHARTER_BYTES))
+    except FileNotFoundError:
+        raise StateError(f"{path} is missing", "restore it from a backup, or join again") from None
+    except (DecodeError, BadSignature) as error:
+        raise StateError(f"{path} is damaged ({error.message})", "restore it from a backup, or join again") from None
+
+
+def _read_certificate(path: Path) -> Certificate:
+    try:
+        return Certificate.decode(read_private(path, max_bytes=MAX_CERTIFICATE_BYTES))
+    except DecodeError as error:
+        raise StateError(f"{path} is damaged ({error.message})", "join again with a new invite") from None
+
+
+def _foreign(path: Path, reason: str) -> StateError:
+    return StateError(f"{path} {reason}", "the files of two homes were mixed: restore them, or join again")
