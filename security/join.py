@@ -6,7 +6,7 @@ answers with the charter, a certificate and the mesh keys sealed to that HPKE ke
 key hashes to the mesh id in the invite, and bound to the request: nothing is taken on first use.
 
 Request: ``{v, mesh_id, host, peer_id, hpke_public_key, name, nonce, invite_key, proof}``.
-Answer: ``{v, kind: "welcome", request, charter, certificate, sealed_keys, signature}`` or
+Answer: ``{v, kind: "welcome", request, charter, certificate, sealed_keys, peers, signature}`` or
 ``{v, kind: "refused", request, reason, remedy}``, where ``request`` is the SHA-256 of the request.
 """
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,12 +32,13 @@ from .identity import (
     sign_with_seed,
     verify,
 )
-from .invites import Invite, InviteBook, secret_hash_of
+from .invites import Invite, InviteBook, host_of, secret_hash_of
 from .keyring import Keyring
 from .membership import Credentials, check_certificate
 
 MAX_MESSAGE_BYTES = 8192
 MAX_REASON_LENGTH = 300
+MAX_PEERS = 8
 
 _NONCE_BYTES = 16
 _REQUEST_FIELDS: dict[str, type | tuple[type, ...]] = {
@@ -57,12 +59,13 @@ class PendingJoin:
 
 @dataclass(frozen=True)
 class Admission:
-    """What a welcome brings."""
+    """What a welcome brings. ``peers``: addresses of members, so that the host need not be up from then on."""
 
     identity: Identity
     charter: Charter
     certificate: Certificate
     keyring: Keyring = field(repr=False)
+    peers: tuple[str, ...] = ()
 
     def credentials(self) -> Credentials:
         """The joiner's credentials, ready to be saved."""
@@ -97,7 +100,14 @@ def build_request(invite: Invite, identity: Identity, host_peer_id: str, name: s
     return request, PendingJoin(invite, identity, host_peer_id, _hash_of(request))
 
 
-def answer_request(data: bytes, remote_peer_id: str, credentials: Credentials, book: InviteBook, now: float) -> bytes:
+def answer_request(
+    data: bytes,
+    remote_peer_id: str,
+    credentials: Credentials,
+    book: InviteBook,
+    now: float,
+    peers: Sequence[str] = (),
+) -> bytes:
     """The host's answer; a welcome uses the invite up before it is returned.
 
     Args:
@@ -105,6 +115,7 @@ def answer_request(data: bytes, remote_peer_id: str, credentials: Credentials, b
         remote_peer_id: who the transport's handshake says is asking.
         credentials: of this host; only one that holds the mesh root can welcome.
         now: unix seconds.
+        peers: multiaddresses with ``/p2p/`` of members that the joiner may dial; the first few are told.
 
     Raises:
         DecodeError: malformed; close the connection without an answer.
@@ -145,6 +156,7 @@ def answer_request(data: bytes, remote_peer_id: str, credentials: Credentials, b
         "charter": credentials.charter.encode(),
         "certificate": certificate.encode(),
         "sealed_keys": sealed_keys,
+        "peers": list(peers[:MAX_PEERS]),
     }
     return pack({**welcome, "signature": root.sign("join-answer", pack(welcome))})
 
@@ -178,7 +190,7 @@ def finish(pending: PendingJoin, answer: bytes, *, now: float | None = None) -> 
     if not hmac.compare_digest(certificate.hpke_key_hash, pending.identity.hpke_key_hash):
         raise NotAMember("the certificate is for another HPKE key", "ask for a new invite and join again")
     keys = pending.identity.decrypt(fields["sealed_keys"], _sealing_info(pending.request_hash))
-    return Admission(pending.identity, charter, certificate, Keyring.decode(keys))
+    return Admission(pending.identity, charter, certificate, Keyring.decode(keys), tuple(fields["peers"]))
 
 
 def _decode_request(data: bytes) -> dict[str, Any]:
@@ -208,9 +220,13 @@ def _decode_answer(data: bytes) -> dict[str, Any]:
             value,
             {
                 "v": int, "kind": str, "request": bytes, "charter": bytes, "certificate": bytes,
-                "sealed_keys": bytes, "signature": bytes,
+                "sealed_keys": bytes, "peers": list, "signature": bytes,
             },
         )  # fmt: skip
+        if len(fields["peers"]) > MAX_PEERS or not all(type(address) is str for address in fields["peers"]):
+            raise DecodeError("the addresses of members are malformed")
+        for address in fields["peers"]:
+            host_of(address)
         if fields["kind"] != "welcome":
             raise DecodeError("the answer is neither a welcome nor a refusal")
     check_version(fields["v"])
