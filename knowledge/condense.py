@@ -1,0 +1,273 @@
+"""Condensation: private images become a few synthetic ones that teach nearly as well.
+
+Distribution matching (Zhao & Bilen, WACV 2023): synthetic images are optimised until, seen through
+fresh random convolutional networks, each class has the mean and the spread of the private class. They
+start from a Gaussian in a local PCA space, never from private images, and near-copies are dropped.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .augment import Views, same_view
+from .basis import principal_components
+from .copies import distinct
+from .data import Dataset
+from .models import to_images, to_tensor
+from .space import Space
+from .training import Step, cosine, no_step
+
+SPARE = 1.3  # made per sample wanted, because the copy filter drops some
+CLASSES_AT_ONCE = 16
+FEWEST_EVER = 3
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Synthetic images uint8 (n, c, h, w) in 0..levels-1 and their labels int64 (n,), sorted by class."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class CondenseSettings:
+    """How much is made of how much.
+
+    ``per_class`` is an upper bound; a class gives at most half as many samples as it has private images
+    (but three), and none below ``class_minimum`` images; where all classes are that small, those of three images
+    or more are used. ``size_limit_bytes`` bounds the images, compressed with zlib.
+    """
+
+    per_class: int = 40
+    class_minimum: int = 10
+    size_limit_bytes: int | None = None
+    iterations: int = 50
+    learning_rate: float = 0.1
+    width: int = 32
+    real_per_class: int = 64
+    spread_weight: float = 0.5
+    dimensions: int = 20
+    views: Views = field(default_factory=Views)
+
+    @classmethod
+    def for_space(cls, space: Space) -> CondenseSettings:
+        channels, height, width = space.shape
+        if max(height, width) < 16:
+            return cls()
+        flip = 0.5 if channels == 3 else 0.0
+        views = Views(15.0, 0.2, 0.125, 0.3, flip, 0.5)
+        return cls(per_class=50, iterations=120, dimensions=32, views=views)
+
+
+def condense(data: Dataset, *, settings: CondenseSettings | None = None, seed: int, step: Step = no_step) -> Samples:
+    """Condense private data; empty when no class has enough images. Deterministic given the seed."""
+    settings = settings or CondenseSettings.for_space(data.space)
+    random = torch.Generator().manual_seed(seed)
+    real, labels = to_tensor(data.images, data.space), torch.from_numpy(data.labels).long()
+    counts = torch.bincount(labels, minlength=len(data.space.classes))
+    quota = _quotas(counts, settings)
+    if not quota:
+        return _nothing(data.space)
+    start, wanted = gaussian_start(real, labels, _spare(quota), settings.dimensions, random)
+    if settings.size_limit_bytes is not None:
+        each = _compressed(to_images(start, data.space)) / len(start)
+        quota = _shrunk(quota, settings.size_limit_bytes / each)
+        keep = _first(wanted, _spare(quota))
+        start, wanted = start[keep], wanted[keep]
+    made = _match(real, labels, start, wanted, settings, random, step)
+    return _publishable(made, wanted, real, labels, quota, data.space, settings)
+
+
+def gaussian(data: Dataset, *, settings: CondenseSettings | None = None, seed: int) -> Samples:
+    """The start alone: per-class Gaussians in a local PCA space. Cheaper, and teaches a little less."""
+    settings = settings or CondenseSettings.for_space(data.space)
+    return condense(data, settings=replace(settings, iterations=0), seed=seed)
+
+
+def gaussian_start(
+    real: Tensor, labels: Tensor, quota: dict[int, int], dimensions: int, random: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Draw ``quota[label]`` images of each class from a shrunk Gaussian in the PCA space of ``real``.
+
+    Returns:
+        float32 (n, c, h, w) in [-1, 1] and int64 (n,), sorted by class.
+    """
+    flat = real.flatten(1)
+    mean = flat.mean(dim=0)
+    basis, _ = principal_components(flat - mean, dimensions)
+    codes = (flat - mean) @ basis
+    overall = codes.var(dim=0, correction=0) + 1e-4
+    drawn, drawn_labels = [], []
+    for label, count in sorted(quota.items()):
+        own = codes[labels == label]
+        shrink = min(0.9, 10 / len(own))
+        spread = own.var(dim=0, correction=0).mean() if len(own) > 1 else overall.mean()
+        covariance = (1 - shrink) * _covariance(own - own.mean(dim=0)) + shrink * spread * torch.eye(codes.shape[1])
+        factor = torch.linalg.cholesky(covariance + 1e-4 * torch.eye(codes.shape[1]))
+        noise = torch.randn(count, codes.shape[1], generator=random)
+        drawn.append((own.mean(dim=0) + noise @ factor.T) @ basis.T + mean)
+        drawn_labels.append(torch.full((count,), label))
+    images = torch.cat(drawn).view(-1, *real.shape[1:]).clamp(-1, 1)
+    return images, torch.cat(drawn_labels)
+
+
+def _match(
+    real: Tensor,
+    labels: Tensor,
+    start: Tensor,
+    wanted: Tensor,
+    settings: CondenseSettings,
+    random: torch.Generator,
+    step: Step,
+) -> Tensor:
+    """Move the start images until random features of each class have the private mean and spread."""
+    made = start.clone().requires_grad_(True)
+    adam = torch.optim.Adam([made], lr=settings.learning_rate, betas=(0.7, 0.99))
+    members = {label: torch.where(labels == label)[0] for label in sorted(set(wanted.tolist()))}
+    for iteration in range(settings.iterations):
+        progress = iteration / settings.iterations
+        adam.param_groups[0]["lr"] = cosine(progress, settings.learning_rate, floor=0.1)
+        chosen = sorted(members)
+        if len(chosen) > CLASSES_AT_ONCE:
+            order = torch.randperm(len(chosen), generator=random)[:CLASSES_AT_ONCE]
+            chosen = sorted(chosen[place] for place in order.tolist())
+        picked = [
+            members[label][torch.randperm(len(members[label]), generator=random)[: settings.real_per_class]]
+            for label in chosen
+        ]
+        rank = torch.full((int(wanted.max()) + 1,), -1)
+        rank[chosen] = torch.arange(len(chosen))
+        subset = torch.where(rank[wanted] >= 0)[0]
+        truth_rank = torch.cat([torch.full((len(group),), place) for place, group in enumerate(picked)])
+        truth, views = same_view([real[torch.cat(picked)], made[subset]], settings.views, random)
+        network = _random_network(real.shape, settings.width, random)
+        with torch.no_grad():
+            target = [_moments(block, truth_rank, len(chosen)) for block in _features(truth, network)]
+        loss = torch.zeros(())
+        for (mean, spread), block in zip(target, _features(views, network), strict=True):
+            mean_made, spread_made = _moments(block, rank[wanted[subset]], len(chosen))
+            scale = mean.var(dim=0).mean() if len(chosen) > 1 else (mean**2).mean() * 0.2
+            loss = loss + ((mean - mean_made) ** 2).mean(dim=1).sum() / (scale + 1e-4)
+            gap = ((spread - spread_made) ** 2).mean(dim=1).sum()
+            loss = loss + settings.spread_weight * gap / (scale + 1e-4)
+        adam.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        adam.step()
+        with torch.no_grad():
+            made.clamp_(-1, 1)
+        step((iteration + 1) / settings.iterations)
+    return made.detach()
+
+
+def _random_network(shape: torch.Size, width: int, random: torch.Generator) -> list[tuple[Tensor, Tensor, int]]:
+    """Layers (weight, bias, stride) of an untrained network, initialised as torch does."""
+    large = max(shape[-2:]) >= 16
+    depth = 4 if max(shape[-2:]) > 32 else 3
+    layers = []
+    channels = shape[1]
+    for block in range(depth):
+        kernel, stride = (5, 2) if large and block == 0 else (3, 1)
+        bound = 1 / math.sqrt(channels * kernel * kernel)
+        weight = (torch.rand(width, channels, kernel, kernel, generator=random) * 2 - 1) * bound
+        layers.append((weight, (torch.rand(width, generator=random) * 2 - 1) * bound, stride))
+        channels = width
+    return layers
+
+
+def _features(images: Tensor, network: list[tuple[Tensor, Tensor, int]]) -> list[Tensor]:
+    blocks = []
+    hidden = images
+    for weight, bias, stride in network:
+        hidden = F.conv2d(hidden, weight, bias, stride=stride, padding=weight.shape[-1] // 2)
+        if hidden.shape[-1] > 2:
+            hidden = F.group_norm(hidden, hidden.shape[1])
+        hidden = F.relu(hidden)
+        if stride == 1 and min(hidden.shape[-2:]) > 1:
+            hidden = F.avg_pool2d(hidden, 2)
+        blocks.append(hidden)
+    return blocks
+
+
+def _moments(block: Tensor, rank: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    flat = block.flatten(1)
+    counts = torch.bincount(rank, minlength=classes).clamp(min=1)[:, None]
+    mean = torch.zeros(classes, flat.shape[1]).index_add(0, rank, flat) / counts
+    square = torch.zeros(classes, flat.shape[1]).index_add(0, rank, (flat - mean[rank]) ** 2) / counts
+    return mean, (square + 1e-4).sqrt()
+
+
+def _publishable(
+    made: Tensor,
+    wanted: Tensor,
+    real: Tensor,
+    labels: Tensor,
+    quota: dict[int, int],
+    space: Space,
+    settings: CondenseSettings,
+) -> Samples:
+    images = to_images(made, space)
+    kept = distinct(real, labels, to_tensor(images, space), wanted, dimensions=settings.dimensions)
+    size_limit_bytes = settings.size_limit_bytes
+    images, wanted = images[kept.numpy()], wanted[kept]
+    first = _first(wanted, quota).numpy()
+    images, final = images[first], wanted.numpy()[first]
+    while size_limit_bytes is not None and len(images) and _compressed(images) > size_limit_bytes:
+        excess = math.ceil(len(images) * (1 - size_limit_bytes / _compressed(images)))
+        for _ in range(max(1, excess)):
+            fullest = np.bincount(final).argmax()
+            last = np.flatnonzero(final == fullest)[-1]
+            images, final = np.delete(images, last, axis=0), np.delete(final, last)
+    return Samples(images, final)
+
+
+def _quotas(counts: Tensor, settings: CondenseSettings) -> dict[int, int]:
+    minimum = settings.class_minimum if int(counts.max()) >= settings.class_minimum else FEWEST_EVER
+    return {
+        label: min(settings.per_class, max(3, count // 2))
+        for label, count in enumerate(counts.tolist())
+        if count >= minimum
+    }
+
+
+def _shrunk(quota: dict[int, int], total: float) -> dict[int, int]:
+    """The quotas with the highest common ceiling under which their sum fits ``total``."""
+    for ceiling in range(max(quota.values()), 1, -1):
+        lowered = {label: min(ceiling, count) for label, count in quota.items()}
+        if sum(lowered.values()) <= total:
+            return lowered
+    return dict.fromkeys(quota, 1)
+
+
+def _spare(quota: dict[int, int]) -> dict[int, int]:
+    return {label: math.ceil(count * SPARE) for label, count in quota.items()}
+
+
+def _first(labels: Tensor, quota: dict[int, int]) -> Tensor:
+    """Mask of the first ``quota[label]`` samples of each class."""
+    kept = torch.zeros(len(labels), dtype=torch.bool)
+    for label, count in quota.items():
+        kept[torch.where(labels == label)[0][:count]] = True
+    return kept
+
+
+def _covariance(centred: Tensor) -> Tensor:
+    return centred.T @ centred / max(1, len(centred))
+
+
+def _compressed(images: np.ndarray) -> int:
+    return len(zlib.compress(images.tobytes(), 9))
+
+
+def _nothing(space: Space) -> Samples:
+    return Samples(np.zeros((0, *space.shape), np.uint8), np.zeros(0, np.int64))

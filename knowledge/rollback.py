@@ -1,0 +1,75 @@
+"""Rollback: a node must never get worse at home.
+
+A small stratified part of the private data is never trained on. After a distillation the old and the new
+model answer it, each with the node's own class mix taken into account, and the two are compared image by
+image (the sign test behind McNemar's): only the images on which exactly one of them is right say
+anything, and a surplus of losses larger than chance would give rolls the new model back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from .data import Dataset
+from .metrics import with_prior
+from .models import logits
+
+FRACTION = 0.12
+MOST = 120
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether the new model stays. ``before`` and ``after`` are accuracies on the hold-out, personal view."""
+
+    kept: bool
+    before: float
+    after: float
+    won: int
+    lost: int
+    reason: str
+
+
+def hold_out(data: Dataset, *, seed: int) -> tuple[Dataset, Dataset]:
+    """(to learn from, hold-out): a stratified eighth, at most ``MOST`` images; small classes give none."""
+    fraction = min(FRACTION, MOST / max(1, len(data)))
+    return data.split(fraction, seed)
+
+
+def keep_better(
+    before: nn.Module, after: nn.Module, holdout: Dataset, prior: NDArray[np.float64], *, patience: float = 1.0
+) -> Decision:
+    """Compare two models on the hold-out; see `decide`."""
+    return decide(
+        with_prior(logits(before, holdout.images, holdout.space), prior),
+        with_prior(logits(after, holdout.images, holdout.space), prior),
+        holdout.labels,
+        patience=patience,
+    )
+
+
+def decide(
+    before: NDArray[np.floating],
+    after: NDArray[np.floating],
+    labels: NDArray[np.int64],
+    *,
+    patience: float = 1.0,
+) -> Decision:
+    """The decision alone, from answers (n, k) with the class mix already in them.
+
+    The new model is rolled back when losses exceed wins by more than ``patience`` standard errors,
+    sqrt(wins + losses), and by more than one image. Without a hold-out it is kept.
+    """
+    if len(labels) == 0:
+        return Decision(True, float("nan"), float("nan"), 0, 0, "no private samples to compare on")
+    right_before, right_after = before.argmax(axis=1) == labels, after.argmax(axis=1) == labels
+    won, lost = int((right_after & ~right_before).sum()), int((right_before & ~right_after).sum())
+    kept = lost - won <= max(1.0, patience * (won + lost) ** 0.5)
+    if not np.isfinite(after).all():
+        kept = False
+    reason = f"{won} better and {lost} worse of {len(labels)} held-out samples"
+    return Decision(kept, float(right_before.mean()), float(right_after.mean()), won, lost, reason)

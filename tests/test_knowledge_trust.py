@@ -1,0 +1,179 @@
+"""Who is believed, and when a student is sent back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from meshlore.knowledge.condense import CondenseSettings, condense
+from meshlore.knowledge.data import Dataset
+from meshlore.knowledge.packet import LogitPacket, SamplePacket
+from meshlore.knowledge.partition import partition_dirichlet
+from meshlore.knowledge.rollback import decide, hold_out
+from meshlore.knowledge.sources import load
+from meshlore.knowledge.trust import Packets, Verdict, weigh
+
+torch.set_num_threads(1)  # as the compute lane does; more threads are slower on images this small
+
+SETTINGS = CondenseSettings(iterations=8, size_limit_bytes=8000)
+
+
+@cache
+def mesh(nodes: int, alpha: float, seed: int) -> tuple[list[Dataset], list[SamplePacket]]:
+    """Each node's slice of the digits, and its condensed packet with honest answers."""
+    digits = load("digits").dataset
+    parts = [digits.subset(part) for part in partition_dirichlet(digits.labels, nodes, alpha, seed)]
+    packets = []
+    for place, part in enumerate(parts):
+        samples = condense(part, settings=SETTINGS, seed=place)
+        answers = np.full((len(samples), 10), -6, np.float16)
+        answers[np.arange(len(samples)), samples.labels] = 0
+        packets.append(
+            SamplePacket(digits.space.id, "condensed", samples.images, samples.labels, answers, part.counts())
+        )
+    return parts, packets
+
+
+def name(place: int) -> str:
+    return f"{place:064x}"
+
+
+def attack(kind: str, packet: SamplePacket, seed: int) -> SamplePacket:
+    rng = np.random.default_rng(seed)
+    assert packet.logits is not None
+    flipped = (packet.labels + rng.integers(1, 10)) % 10
+    if kind == "flip":
+        return replace(packet, labels=flipped, logits=None)
+    if kind == "flip with answers":
+        answers = np.full(packet.logits.shape, -6, np.float16)
+        answers[np.arange(len(flipped)), flipped] = 0
+        return replace(packet, labels=flipped, logits=answers)
+    if kind == "random labels":
+        return replace(packet, labels=rng.integers(0, 10, len(flipped)), logits=None)
+    if kind == "noise images":
+        return replace(packet, images=rng.integers(0, 17, packet.images.shape).astype(np.uint8))
+    if kind == "noise answers":
+        return replace(packet, logits=rng.normal(size=packet.logits.shape).astype(np.float16))
+    if kind == "permuted answers":
+        return replace(packet, logits=np.roll(packet.logits, int(rng.integers(1, 10)), axis=1))
+    if kind == "least likely":
+        return replace(packet, logits=-packet.logits)
+    raise ValueError(kind)
+
+
+def judged(
+    nodes: int, alpha: float, seed: int, kind: str, liars: frozenset[int]
+) -> tuple[list[Verdict], list[Verdict]]:
+    """Verdicts of all honest nodes and of an anchor: about honest authors, about liars."""
+    parts, packets = mesh(nodes, alpha, seed)
+    sent: dict[str, tuple[str, SamplePacket]] = {
+        name(place): (str(place), attack(kind, packet, seed + place) if place in liars else packet)
+        for place, packet in enumerate(packets)
+        if len(packet.labels)
+    }
+    honest, lying = [], []
+    for me in [*(place for place in range(nodes) if place not in liars), None]:
+        seen: Packets = {key: value for key, value in sent.items() if me is None or value[0] != str(me)}
+        private = None if me is None else parts[me]
+        for author, verdict in weigh(private, seen, [], parts[0].space, seed=seed).items():
+            (lying if int(author) in liars else honest).append(verdict)
+    return honest, lying
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_honest_specialists_keep_their_weight(seed: int) -> None:
+    honest, _ = judged(5, 0.1, seed, "flip", frozenset())
+    assert min(verdict.weight for verdict in honest) > 0.3
+    assert np.mean([verdict.weight for verdict in honest]) > 0.9
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "flip",
+        "flip with answers",
+        "random labels",
+        "noise images",
+        "noise answers",
+        "permuted answers",
+        "least likely",
+    ],
+)
+@pytest.mark.parametrize("liars", [frozenset({1}), frozenset({0, 3})])
+def test_liars_get_no_weight_and_honest_nodes_keep_theirs(kind: str, liars: frozenset[int]) -> None:
+    honest, lying = judged(5, 0.5, 1, kind, liars)
+    assert np.mean([verdict.weight for verdict in lying]) < 0.05
+    assert np.mean([verdict.weight for verdict in honest]) > 0.85
+
+
+def test_authors_of_classes_that_nobody_else_has_keep_their_weight() -> None:
+    digits = load("digits").dataset
+    halves = [digits.subset(np.flatnonzero(digits.labels // 5 == half)) for half in (0, 1)]
+    samples = condense(halves[1], settings=SETTINGS, seed=0)
+    packet = SamplePacket(digits.space.id, "condensed", samples.images, samples.labels, None, halves[1].counts())
+    verdict = weigh(halves[0], {name(1): ("b", packet)}, [], digits.space, seed=0)["b"]
+    assert verdict.weight == 1.0
+    assert "nobody else" in verdict.reason
+
+
+def test_known_images_under_the_name_of_an_unknown_class_are_found_out() -> None:
+    digits = load("digits").dataset
+    mine = digits.subset(np.flatnonzero(digits.labels < 5))
+    samples = condense(mine, settings=SETTINGS, seed=0)
+    packet = SamplePacket(digits.space.id, "condensed", samples.images, samples.labels + 5, None, mine.counts())
+    assert weigh(mine, {name(1): ("liar", packet)}, [], digits.space, seed=0)["liar"].weight == 0.0
+
+
+def test_later_answers_are_held_against_believed_samples() -> None:
+    parts, packets = mesh(5, 0.5, 1)
+    sent: Packets = {name(1): ("1", packets[1]), name(2): ("2", packets[2])}
+    assert packets[1].logits is not None
+    good = LogitPacket(packets[1].space_id, (name(1),), (packets[1].logits,))
+    bad = LogitPacket(packets[1].space_id, (name(1),), (-packets[1].logits,))
+    verdicts = weigh(parts[0], sent, [("anchor", good), ("liar", bad)], parts[0].space, seed=0)
+    assert verdicts["anchor"].weight == 1.0
+    assert verdicts["liar"].weight == 0.0
+    assert verdicts["1"].weight > 0.9
+    turned = weigh(parts[0], sent, [("1", good), ("1", bad)], parts[0].space, seed=0)
+    assert turned["1"].weight == 0.0
+
+
+def test_nobody_to_weigh_gives_no_verdicts() -> None:
+    parts, _ = mesh(5, 0.5, 1)
+    assert weigh(parts[0], {}, [], parts[0].space, seed=0) == {}
+    assert weigh(None, {}, [], parts[0].space, seed=0) == {}
+
+
+def test_the_hold_out_is_apart_and_never_empties_a_class() -> None:
+    parts, _ = mesh(5, 0.1, 0)
+    for part in parts:
+        learn, held = hold_out(part, seed=0)
+        assert len(learn) + len(held) == len(part)
+        assert len(held) <= 120
+        assert (learn.counts() > 0).sum() == (part.counts() > 0).sum()
+
+
+def answers(right: list[bool]) -> np.ndarray:
+    return np.array([[1.0, 0.0] if fine else [0.0, 1.0] for fine in right])
+
+
+def test_a_student_that_forgot_home_is_rolled_back() -> None:
+    labels = np.zeros(20, np.int64)
+    decision = decide(answers([True] * 20), answers([True] * 15 + [False] * 5), labels)
+    assert not decision.kept
+    assert decision.lost == 5
+
+
+def test_one_unlucky_image_does_not_roll_back() -> None:
+    labels = np.zeros(20, np.int64)
+    assert decide(answers([True] * 20), answers([True] * 19 + [False]), labels).kept
+    assert decide(answers([True] * 18 + [False] * 2), answers([False] * 2 + [True] * 18), labels).kept
+
+
+def test_broken_numbers_are_rolled_back_and_an_empty_hold_out_decides_nothing() -> None:
+    labels = np.zeros(3, np.int64)
+    assert not decide(answers([True] * 3), np.full((3, 2), np.nan), labels).kept
+    assert decide(np.zeros((0, 2)), np.zeros((0, 2)), np.zeros(0, np.int64)).kept
