@@ -1,0 +1,264 @@
+"""Finding members and keeping in touch: dials, greetings, beats, adverts, and who knows whom."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import ConfigError, MeshloreError, NotAMember
+from ..security.membership import Certificate
+from . import messages
+from .addresses import Book, load_book, save_book
+from .members import MemberTable, Peer, PeerState
+from .messages import Advert, Hello
+from .owned import OwnedTasks
+from .settings import MeshSettings
+from .transport import Body, Transport
+
+log = logging.getLogger("meshlore.mesh")
+
+
+@dataclass
+class _Link:
+    """This node's side of one live connection."""
+
+    greet_due: float
+    expires_at: int
+    greeted: bool = False
+    advert_sent: int = -1
+
+
+class Acquaintance:
+    """Drives a `MemberTable` over a transport.
+
+    ``on_change`` is called with the peer id whenever what is known about a peer changed; ``on_hello``
+    with the peer id and the digest of its blobs when it is greeted; ``own_digest`` gives ours.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        settings: MeshSettings,
+        tasks: OwnedTasks,
+        clock: Callable[[], float],
+        dice: Callable[[], float],
+        *,
+        address_book: Path | None,
+        own_digest: Callable[[], bytes],
+        on_change: Callable[[str], None],
+        on_hello: Callable[[str, bytes], None],
+    ) -> None:
+        self._transport, self._settings, self._tasks = transport, settings, tasks
+        self._clock, self._dice = clock, dice
+        self._own_digest, self._on_change, self._on_hello = own_digest, on_change, on_hello
+        self._book_path = address_book
+        self._book: Book = {}
+        self._table = MemberTable(transport.peer_id, settings.heartbeat, dice)
+        self._links: dict[str, _Link] = {}
+        self._advert: Advert = {}
+        self._advert_version = 0
+        self._bootstrap: set[str] = set()
+        self._warned: set[str] = set()
+        self._next_exchange, self._exchange_s = clock(), settings.first_exchange_s
+        self._next_save = clock() + settings.save_addresses_s
+
+    def begin(self, bootstrap: Iterable[str]) -> None:
+        """Learn the addresses to start from.
+
+        Raises:
+            ConfigError: a bootstrap address has no /p2p/ part.
+        """
+        now = self._clock()
+        for address in bootstrap:
+            peer_id = messages.peer_id_in(address)
+            if peer_id is None:
+                raise ConfigError(f"bootstrap address {address!r} has no /p2p/ part", "copy all of it")
+            self._table.learn(peer_id, [address], now)
+            self._table.keep(peer_id)
+            self._bootstrap.add(peer_id)
+        if self._book_path is not None:
+            self._book = load_book(self._book_path)
+        for peer_id, addresses in self._book.items():
+            self._table.learn(peer_id, addresses, now)
+
+    def peers(self) -> list[Peer]:
+        return self._table.peers(self._clock())
+
+    def peer(self, peer_id: str) -> Peer | None:
+        return self._table.peer(peer_id, self._clock())
+
+    def heard(self, peer_id: str) -> None:
+        self._table.heard(peer_id, self._clock())
+
+    def set_advert(self, advert: Advert) -> None:
+        messages.check_advert(advert)
+        if advert != self._advert:
+            self._advert, self._advert_version = dict(advert), self._advert_version + 1
+
+    def connected(self, peer_id: str, certificate: Certificate) -> None:
+        now = self._clock()
+        # one of the two greets; the other steps in only if it does not
+        patience_s = 0.0 if self._transport.peer_id < peer_id else 1.0
+        self._links[peer_id] = _Link(now + patience_s, certificate.not_after)
+        self._table.connected(peer_id, certificate.name, certificate.roles, now)
+        self._exchange_soon(now)
+        self._warned.discard(peer_id)
+        log.info("connected to %s (…%s)", certificate.name, peer_id[-8:])
+        self._on_change(peer_id)
+
+    def disconnected(self, peer_id: str) -> None:
+        self._links.pop(peer_id, None)
+        self._table.disconnected(peer_id, self._clock())
+        log.info("disconnected from …%s", peer_id[-8:])
+        self._on_change(peer_id)
+
+    def forgive(self, pause_s: float) -> None:
+        self._table.forgive(pause_s)
+
+    def tick(self, now: float) -> None:
+        """Start whatever is due."""
+        for peer in self._table.tick(now):
+            log.info("%s (…%s) is %s", peer.name, peer.peer_id[-8:], peer.state)
+            self._on_change(peer.peer_id)
+            if peer.state is PeerState.GONE:
+                self._tasks.once("hang up", peer.peer_id, self._transport.disconnect, peer.peer_id)
+        room = self._settings.max_neighbours - len(self._links)
+        room = min(room, self._settings.parallel_dials - self._tasks.count("dial"))
+        for peer_id, addresses in self._table.due_dials(now)[: max(0, room)]:
+            self._tasks.once("dial", peer_id, self._dial, peer_id, addresses)
+        for peer_id in self._table.due_beats(now):
+            self._tasks.once("beat", peer_id, self._beat, peer_id)
+        for peer_id, link in self._links.items():
+            if time.time() > link.expires_at:
+                # a renewed certificate is shown on the next connection
+                self._tasks.once("hang up", peer_id, self._transport.disconnect, peer_id)
+            elif not link.greeted and now >= link.greet_due:
+                self._tasks.once("greet", peer_id, self._greet, peer_id, link)
+            elif link.greeted and link.advert_sent != self._advert_version:
+                self._tasks.once("advert", peer_id, self._send_advert, peer_id, link)
+        if now >= self._next_exchange and self._links:
+            self._exchange_s = min(2 * self._exchange_s, self._settings.peer_exchange_s)
+            self._next_exchange = now + self._exchange_s * (0.75 + 0.5 * self._dice())
+            peer_id = sorted(self._links)[int(self._dice() * len(self._links))]
+            self._tasks.once("exchange", peer_id, self._exchange, peer_id)
+        if now >= self._next_save:
+            self._next_save = now + self._settings.save_addresses_s
+            self.save_addresses()
+
+    def save_addresses(self) -> None:
+        """Write the address book if it changed. A file of some kB at most; an error is one warning."""
+        met = {peer.peer_id: peer.addresses for peer in self.peers() if peer.addresses and peer.name}
+        book = {**self._book, **met}
+        if self._book_path is None or book == self._book:
+            return
+        self._book = book
+        try:
+            save_book(self._book_path, book)
+        except MeshloreError as error:
+            log.warning("the address book was not saved: %s", error)
+
+    async def request(self, peer_id: str, kind: str, body: Body) -> Body:
+        """A request of the mesh itself; its answer also tells the round-trip time."""
+        started = self._clock()
+        timeout_s = self._settings.request_timeout_s
+        answer = await self._transport.request(peer_id, kind, body, timeout_s=timeout_s)
+        ended = self._clock()
+        self._table.heard(peer_id, ended, rtt_s=ended - started)
+        return answer
+
+    # --- answers to the other side
+
+    def answer_hello(self, peer_id: str, body: Body) -> Body:
+        """Raises DecodeError."""
+        self._learn_hello(peer_id, messages.read_hello(body, peer_id))
+        if link := self._links.get(peer_id):
+            link.advert_sent = self._advert_version
+        return messages.hello_body(self._own_hello(peer_id))
+
+    def answer_advert(self, peer_id: str, body: Body) -> Body:
+        """Raises DecodeError."""
+        self._table.set_advert(peer_id, messages.read_advert(body))
+        self._on_change(peer_id)
+        return {}
+
+    def answer_peers(self, peer_id: str, body: Body) -> Body:
+        """Raises DecodeError."""
+        same = messages.read_ask_peers(body) == messages.circle_digest(self._circle())
+        return messages.peers_body([] if same else self._reachable(peer_id))
+
+    # --- what a tick starts; each ends by a deadline
+
+    async def _dial(self, peer_id: str, addresses: tuple[str, ...]) -> None:
+        refused, reason = False, ""
+        for address in addresses:
+            try:
+                await self._transport.connect(address, self._settings.dial_timeout_s)
+                return
+            except NotAMember as error:
+                refused, reason = True, str(error)
+                break
+            except MeshloreError as error:
+                reason = str(error)
+        self._table.dial_failed(peer_id, self._clock(), refused=refused)
+        if (refused or peer_id in self._bootstrap) and peer_id not in self._warned:
+            self._warned.add(peer_id)
+            log.warning("cannot reach …%s, trying on: %s", peer_id[-8:], reason)
+
+    async def _greet(self, peer_id: str, link: _Link) -> None:
+        link.greet_due = self._clock() + self._settings.request_timeout_s
+        version = self._advert_version
+        answer = await self.request(peer_id, messages.HELLO, messages.hello_body(self._own_hello(peer_id)))
+        link.advert_sent = version
+        self._learn_hello(peer_id, messages.read_hello(answer, peer_id))
+
+    async def _beat(self, peer_id: str) -> None:
+        await self.request(peer_id, messages.BEAT, {})
+
+    async def _send_advert(self, peer_id: str, link: _Link) -> None:
+        version = self._advert_version
+        await self.request(peer_id, messages.ADVERT, messages.advert_body(self._advert))
+        link.advert_sent = version
+
+    async def _exchange(self, peer_id: str) -> None:
+        answer = await self.request(peer_id, messages.PEERS, messages.ask_peers_body(self._circle()))
+        self._learn_peers(messages.read_peers(answer))
+
+    # --- small parts
+
+    def _own_hello(self, to_peer: str) -> Hello:
+        addresses = tuple(self._transport.addresses())
+        return Hello(addresses, self._advert, self._reachable(to_peer), self._own_digest())
+
+    def _learn_hello(self, peer_id: str, hello: Hello) -> None:
+        self._table.introduced(peer_id, hello.addresses, self._clock())
+        self._learn_peers(hello.peers)
+        self._table.set_advert(peer_id, hello.advert)
+        if link := self._links.get(peer_id):
+            link.greeted = True
+            self._on_hello(peer_id, hello.digest)
+        self._on_change(peer_id)
+
+    def _learn_peers(self, peers: messages.KnownPeers) -> None:
+        now = self._clock()
+        for peer_id, addresses in peers:
+            if peer_id != self._transport.peer_id and self._table.peer(peer_id, now) is None:
+                self._exchange_soon(now)
+            self._table.learn(peer_id, addresses, now)
+
+    def _exchange_soon(self, now: float) -> None:
+        self._exchange_s = self._settings.first_exchange_s
+        self._next_exchange = min(self._next_exchange, now + self._exchange_s)
+
+    def _reachable(self, asker: str) -> list[tuple[str, tuple[str, ...]]]:
+        return [
+            (peer.peer_id, peer.addresses)
+            for peer in self.peers()
+            if peer.connected and peer.addresses and peer.peer_id != asker
+        ]
+
+    def _circle(self) -> set[str]:
+        """This node and its neighbours; in a full mesh everybody's is the same."""
+        return {self._transport.peer_id, *self._links}

@@ -1,0 +1,236 @@
+"""Admission: who gets a connection is decided inside the Noise upgrade, before any multiplexer.
+
+Right after the Noise handshake the dialler writes one message over the encrypted session, and the
+listener answers with one, each a 2-byte length and a canonical map of little more than 8 KiB at most:
+
+    {"hello": certificate}  ->  {"hello": certificate}      and the connection goes on to Yamux
+    {"join": request}       ->  {"answer": answer}          and it closes
+    anything else           ->  {"refused": one line}       and it closes
+
+So a stranger speaks to these hundred lines, to the Noise handshake, and to nothing else.
+"""
+
+from __future__ import annotations
+
+import logging
+import struct
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import trio
+from libp2p.abc import IRawConnection, ISecureConn
+from libp2p.connection_types import ConnectionType
+from libp2p.crypto.keys import KeyPair
+from libp2p.crypto.x25519 import create_new_key_pair as new_x25519
+from libp2p.peer.id import ID
+from libp2p.security.noise.transport import Transport as NoiseTransport
+from multiaddr import Multiaddr
+
+from ..codec import pack, unpack
+from ..errors import DecodeError, MeshloreError, NotAMember, PeerGone, SecurityError
+from ..security.limits import KeyedBuckets
+from ..security.membership import Certificate, Credentials
+from .transport import TransportLimits
+
+log = logging.getLogger("meshlore.mesh")
+
+MAX_MESSAGE_BYTES = (8 << 10) + 64
+MESSAGE_DEADLINE_S = 3.0
+MAX_CONNECTIONS_PER_PEER = 8
+READ_AHEAD_BYTES = 64 << 10
+# what multistream-select exchanges before Noise starts, which the counters do not see: both lines, each way
+NEGOTIATION_BYTES = len(b"\x13/multistream/1.0.0\n") + len(b"\x07/noise\n")
+_LENGTH = struct.Struct("!H")
+JoinAnswerer = Callable[[bytes, str], bytes]
+
+
+@dataclass
+class ByteCount:
+    """Bytes on the TCP connections of one host."""
+
+    sent: int = 0
+    received: int = 0
+
+
+class CountedConnection(IRawConnection):  # type: ignore[misc]
+    """A raw connection that counts, and reads ahead: Noise asks for 2 bytes and then for a body."""
+
+    def __init__(self, raw: IRawConnection, count: ByteCount) -> None:
+        self._raw = raw
+        self._count = count
+        self._ahead = b""
+        self._place = 0
+        self.is_initiator = raw.is_initiator
+        count.sent += NEGOTIATION_BYTES
+        count.received += NEGOTIATION_BYTES
+
+    async def read(self, n: int | None = None) -> bytes:
+        if self._place >= len(self._ahead):
+            self._ahead, self._place = await self._raw.read(READ_AHEAD_BYTES), 0
+            self._count.received += len(self._ahead)
+        end = len(self._ahead) if n is None else self._place + n
+        data = self._ahead[self._place : end]
+        self._place += len(data)
+        return data
+
+    async def write(self, data: bytes) -> None:
+        await self._raw.write(data)
+        self._count.sent += len(data)
+
+    async def close(self) -> None:
+        await self._raw.close()
+
+    def get_remote_address(self) -> tuple[str, int] | None:
+        address: tuple[str, int] | None = self._raw.get_remote_address()
+        return address
+
+    def get_transport_addresses(self) -> list[Multiaddr]:
+        addresses: list[Multiaddr] = self._raw.get_transport_addresses()
+        return addresses
+
+    def get_connection_type(self) -> ConnectionType:
+        return self._raw.get_connection_type()
+
+
+class Door:
+    """Who may come in: holds the credentials, the certificates of those inside, and a bucket per address."""
+
+    def __init__(self, credentials: Credentials, limits: TransportLimits, answer_join: JoinAnswerer | None) -> None:
+        self.credentials = credentials
+        self.answer_join = answer_join
+        self.certificates: dict[str, Certificate] = {}
+        self.connections: dict[str, list[CountedConnection]] = {}
+        self.count = ByteCount()
+        self._strangers = KeyedBuckets(limits.strangers_per_s, limits.strangers_burst, max_keys=4096)
+
+    def admit(self, address: str) -> bool:
+        """Whether an address may try to come in now. Each try costs; `welcome` gives members theirs back."""
+        return self._strangers.take(address, time.monotonic())
+
+    def judge(self, certificate: bytes, peer_id: str) -> Certificate:
+        return self.credentials.check(certificate, peer_id, time.time())
+
+    def welcome(self, peer_id: str, certificate: Certificate, connection: CountedConnection) -> None:
+        self.certificates[peer_id] = certificate
+        self.connections[peer_id] = [*self.connections.get(peer_id, []), connection][-MAX_CONNECTIONS_PER_PEER:]
+        if not connection.is_initiator and (remote := connection.get_remote_address()):
+            self._strangers.take(remote[0], time.monotonic(), cost=-1.0)
+
+    async def close(self, peer_id: str) -> None:
+        """Close the sockets of one peer's connections, without a word."""
+        for connection in self.connections.pop(peer_id, []):
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + 1), suppress(Exception):
+                await connection.close()
+
+    async def close_all(self) -> None:
+        for peer_id in list(self.connections):
+            await self.close(peer_id)
+
+    def forget(self, peer_id: str) -> None:
+        self.certificates.pop(peer_id, None)
+        self.connections.pop(peer_id, None)
+
+
+class MemberNoise(NoiseTransport):  # type: ignore[misc]
+    """libp2p's Noise (XX), with admission as the last step of the upgrade on both sides."""
+
+    def __init__(self, key_pair: KeyPair, door: Door) -> None:
+        super().__init__(key_pair, noise_privkey=new_x25519().private_key)
+        self._door = door
+
+    async def secure_outbound(self, conn: IRawConnection, peer_id: ID) -> ISecureConn:
+        """Raises `NotAMember` when either side does not accept the other."""
+        door, raw = self._door, CountedConnection(conn, self._door.count)
+        session = await super().secure_outbound(raw, peer_id)
+        await write_message(session, {"hello": door.credentials.certificate_bytes})
+        reply = await read_message(session)
+        if "refused" in reply:
+            raise NotAMember(f"the peer refused this node: {_one_line(reply['refused'])}")
+        certificate = _hello_of(reply)
+        remote = str(session.get_remote_peer())
+        door.welcome(remote, door.judge(certificate, remote), raw)
+        return session
+
+    async def secure_inbound(self, conn: IRawConnection) -> ISecureConn:
+        """Raises `SecurityError` or `DecodeError` for all but members; the caller then closes."""
+        door, raw = self._door, CountedConnection(conn, self._door.count)
+        session = await super().secure_inbound(raw)
+        remote = str(session.get_remote_peer())
+        message = await read_message(session)
+        if set(message) == {"join"} and type(message["join"]) is bytes:
+            await self._answer_join(session, message["join"], remote)
+            raise SecurityError("a join was answered; this connection has done its work")
+        try:
+            certificate = door.judge(_hello_of(message), remote)
+        except MeshloreError as error:
+            log.info("refused a connection from …%s: %s", remote[-8:], error.message)
+            await write_message(session, {"refused": _one_line(str(error))})
+            raise
+        await write_message(session, {"hello": door.credentials.certificate_bytes})
+        door.welcome(remote, certificate, raw)
+        return session
+
+    async def _answer_join(self, session: ISecureConn, request: bytes, remote: str) -> None:
+        if self._door.answer_join is None:
+            await write_message(session, {"refused": "this node takes no joins"})
+            return
+        try:
+            # in a thread: redeeming an invite waits for the disk
+            answer = await trio.to_thread.run_sync(self._door.answer_join, request, remote)
+        except (SecurityError, DecodeError) as error:
+            log.warning("refused a join from …%s: %s", remote[-8:], error.message)
+            raise  # whoever makes such a request learns nothing
+        except MeshloreError as error:
+            log.error("cannot answer a join: %s", error)
+            await write_message(session, {"refused": "the host cannot take joins now; its log says why"})
+            return
+        await write_message(session, {"answer": answer})
+
+
+async def write_message(session: ISecureConn, message: dict[str, Any]) -> None:
+    """Send one admission message."""
+    payload = pack(message)
+    if len(payload) > MAX_MESSAGE_BYTES:
+        raise DecodeError(f"an admission message of {len(payload)} bytes; the limit is {MAX_MESSAGE_BYTES}")
+    await session.write(_LENGTH.pack(len(payload)) + payload)
+
+
+async def read_message(session: ISecureConn) -> dict[str, Any]:
+    """Receive one admission message within `MESSAGE_DEADLINE_S`.
+
+    Raises:
+        DecodeError: too long or malformed.
+        PeerGone: silence, or the connection closed.
+    """
+    with trio.move_on_after(MESSAGE_DEADLINE_S):
+        (size,) = _LENGTH.unpack(await _read_exactly(session, _LENGTH.size))
+        if size > MAX_MESSAGE_BYTES:
+            raise DecodeError(f"an admission message of {size} bytes; the limit is {MAX_MESSAGE_BYTES}")
+        message = unpack(await _read_exactly(session, size), max_bytes=MAX_MESSAGE_BYTES, max_items=16)
+        if not isinstance(message, dict):
+            raise DecodeError("an admission message is a map")
+        return message
+    raise PeerGone(f"the peer said nothing for {MESSAGE_DEADLINE_S:.0f} s after the handshake")
+
+
+async def _read_exactly(session: ISecureConn, size: int) -> bytes:
+    try:
+        data = await session.read(size)
+    except Exception as error:
+        raise PeerGone(f"the peer closed the connection ({type(error).__name__})") from error
+    if len(data) != size:
+        raise PeerGone("the peer closed the connection")
+    return bytes(data)
+
+
+def _hello_of(message: dict[str, Any]) -> bytes:
+    if set(message) != {"hello"} or type(message["hello"]) is not bytes:
+        raise DecodeError("an admission message of an unknown kind")
+    return message["hello"]
+
+
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split())[:300]

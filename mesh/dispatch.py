@@ -1,0 +1,93 @@
+"""Answering requests: the part that every transport shares, on the asyncio side.
+
+Bounds how much runs at once, and turns what a handler raises into an answer that the caller's side
+turns back into `Refused`. Nothing of this node's insides leaves it: an unexpected exception is
+logged here and is "internal" there.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import Counter
+
+from ..errors import DecodeError, MeshloreError, Refused
+from .frames import Frame, encode
+from .transport import Body, Caller, Service, TransportLimits
+
+log = logging.getLogger("meshlore.mesh")
+
+ANSWER, ERROR, CANCEL = "answer", "error", "cancel"
+RESERVED_KINDS = frozenset({ANSWER, ERROR, CANCEL})
+MAX_MESSAGE_CHARACTERS = 500
+
+
+class Dispatcher:
+    """Answers the requests of all peers of one node."""
+
+    def __init__(self, service: Service, limits: TransportLimits) -> None:
+        self._service = service
+        self._limits = limits
+        self._in_flight: Counter[str] = Counter()
+
+    async def answer(self, caller: Caller, request: Frame) -> Frame:
+        """The answer frame to a request frame; never raises but for cancellation."""
+        if (
+            self._in_flight.total() >= self._limits.requests_in_flight
+            or self._in_flight[caller.peer_id] >= self._limits.requests_per_peer
+        ):
+            busy = Refused("the peer has too many requests in flight", "try again, or ask another", code="busy")
+            return error_frame(request.id, busy)
+        self._in_flight[caller.peer_id] += 1
+        try:
+            body = await self._service.handle(caller, request.kind, request.body)
+            reply = Frame(ANSWER, request.id, dict(body))
+            encode(reply)
+        except MeshloreError as error:
+            return error_frame(request.id, error)
+        except Exception:
+            log.exception("the handler of %r failed", request.kind)
+            return error_frame(request.id, Refused("the peer failed to answer", code="internal"))
+        else:
+            return reply
+        finally:
+            self._in_flight[caller.peer_id] -= 1
+            if not self._in_flight[caller.peer_id]:
+                del self._in_flight[caller.peer_id]
+
+
+def error_frame(request_id: int, error: MeshloreError) -> Frame:
+    """An error as it travels: code, message and remedy, nothing else."""
+    return Frame(
+        ERROR,
+        request_id,
+        {
+            "code": code_of(error),
+            "message": error.message[:MAX_MESSAGE_CHARACTERS],
+            "remedy": error.remedy[:MAX_MESSAGE_CHARACTERS],
+        },
+    )
+
+
+def body_of(answer: Frame) -> Body:
+    """The body of an answer frame.
+
+    Raises:
+        Refused: it is an error frame.
+        DecodeError: it is neither.
+    """
+    if answer.kind == ANSWER:
+        return answer.body
+    fields = answer.body
+    if answer.kind != ERROR or set(fields) != {"code", "message", "remedy"}:
+        raise DecodeError(f"the peer sent {answer.kind[:32]!r} where an answer is due")
+    if not all(type(value) is str and len(value) <= MAX_MESSAGE_CHARACTERS for value in fields.values()):
+        raise DecodeError("the peer sent a malformed error")
+    raise Refused(fields["message"], fields["remedy"], code=fields["code"])
+
+
+def code_of(error: MeshloreError) -> str:
+    """``Refused`` carries its own code; others are named after their class: InvalidTask -> "invalid-task"."""
+    if isinstance(error, Refused):
+        return error.code
+    return re.sub(r"(?<!^)(?=[A-Z])", "-", type(error).__name__).lower()

@@ -1,0 +1,199 @@
+"""`Libp2pTransport`: a libp2p host (TCP, Noise, Yamux) behind asyncio.
+
+`trio_host.TrioHost` lives wholly in the trio thread; this is its asyncio face. Between them is one
+`Bridge`, and across it go only frames, bytes and names.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import TypeVar
+
+from multiaddr import Multiaddr
+
+from ..errors import Cancelled, ConfigError, Unreachable
+from ..security.membership import Certificate, Credentials
+from .admission import Door, JoinAnswerer
+from .bridge import Bridge
+from .dispatch import Dispatcher, body_of
+from .frames import Frame
+from .transport import Body, Caller, Service, Traffic, TransportLimits
+from .trio_host import TrioHost, not_connected, root_cause
+
+LOOPBACK = ("/ip4/127.0.0.1/tcp/0",)
+LONGEST_STOP_S = 2.0
+T = TypeVar("T")
+
+
+class Libp2pTransport:
+    """The real transport.
+
+    Args:
+        credentials: who this node is; replace them with `renew` when its certificate is renewed.
+        listen: multiaddresses to listen on; port 0 takes a free one.
+        answer_join: answers a join request (bytes, joiner's peer id) in a worker thread, or raises
+            `SecurityError` or `DecodeError`; None refuses joins.
+        limits: bounds against single peers and strangers.
+    """
+
+    def __init__(
+        self,
+        credentials: Credentials,
+        listen: Sequence[str] = LOOPBACK,
+        *,
+        answer_join: JoinAnswerer | None = None,
+        limits: TransportLimits | None = None,
+    ) -> None:
+        self._limits = limits or TransportLimits()
+        self._listen = [_parse(address) for address in listen]
+        self._door = Door(credentials, self._limits, answer_join)
+        self._bridge = Bridge()
+        self._connected: set[str] = set()
+        self._host: TrioHost | None = None
+        self._running: asyncio.Task[None] | None = None
+
+    @property
+    def peer_id(self) -> str:
+        return self._door.credentials.peer_id
+
+    def renew(self, credentials: Credentials) -> None:
+        """Show this certificate from the next connection on."""
+        self._door.credentials = credentials
+
+    def addresses(self) -> list[str]:
+        return list(self._host.addresses) if self._host else []
+
+    async def start(self, service: Service) -> None:
+        """Listen and serve.
+
+        Raises:
+            ConfigError: a listen address is taken or is not this device's.
+        """
+        if self._running is not None:
+            raise RuntimeError("a transport is started once")
+        self._service = service
+        await self._bridge.start()
+        listening = asyncio.Event()
+        self._host = TrioHost(self._door, self._limits, _Crossing(self._bridge, service, self._limits, self))
+        self._running = asyncio.create_task(
+            self._bridge.call(self._host.run, self._listen, lambda: self._bridge.post(listening.set))
+        )
+        wait = asyncio.create_task(listening.wait())
+        await asyncio.wait([wait, self._running], return_when=asyncio.FIRST_COMPLETED)
+        wait.cancel()
+        if self._running.done():
+            failure = self._running.exception()
+            await self._bridge.stop()
+            raise ConfigError(
+                f"cannot listen on {', '.join(map(str, self._listen))} ({root_cause(failure)})",
+                "choose another address or port",
+            ) from failure
+
+    async def stop(self) -> None:
+        if self._running is None:
+            return
+        if self._host is not None:
+            with suppress(Cancelled):
+                await self._bridge.call(self._host.stop)
+        await asyncio.wait([self._running], timeout=LONGEST_STOP_S)
+        self._running.cancel()
+        await asyncio.wait([self._running])
+        with suppress(TimeoutError):
+            await self._bridge.stop()
+        for peer_id in list(self._connected):
+            self.on_disconnected(peer_id)
+
+    async def connect(self, address: str, timeout_s: float) -> str:
+        try:
+            target = _parse(address)
+        except ConfigError as error:
+            raise Unreachable(error.message, error.remedy) from None
+        peer_id = target.value_for_protocol("p2p") if "p2p" in {p.name for p in target.protocols()} else None
+        if peer_id is None:
+            raise Unreachable(f"{address} does not end in /p2p/ and a peer id", "copy the whole address")
+        if peer_id == self.peer_id:
+            raise Unreachable(f"{address} is this node itself", "give the address of another node")
+        await self._call(self._live_host().connect, target, peer_id, timeout_s)
+        return str(peer_id)
+
+    async def disconnect(self, peer_id: str) -> None:
+        await self._call(self._live_host().disconnect, peer_id)
+
+    def connected(self) -> set[str]:
+        return set(self._connected)
+
+    def certificate_of(self, peer_id: str) -> Certificate:
+        certificate = self._door.certificates.get(peer_id)
+        if certificate is None:
+            raise not_connected(peer_id)
+        return certificate
+
+    async def request(self, peer_id: str, kind: str, body: Body, *, timeout_s: float) -> Body:
+        answer = await self._call(self._live_host().request, peer_id, kind, body, timeout_s)
+        return body_of(answer)
+
+    async def fetch(self, peer_id: str, name: str, *, size_limit_bytes: int, timeout_s: float) -> bytes:
+        limit = min(size_limit_bytes, self._limits.blob_bytes)
+        return await self._call(self._live_host().fetch, peer_id, name, limit, timeout_s)
+
+    def traffic(self) -> Traffic:
+        count, blobs = self._door.count, self._host.blob_count if self._host else Counter()
+        return Traffic(count.sent, count.received, blobs["sent"], blobs["received"])
+
+    def on_connected(self, peer_id: str) -> None:
+        """From the host, on the asyncio loop."""
+        self._connected.add(peer_id)
+        self._service.on_connected(peer_id)
+
+    def on_disconnected(self, peer_id: str) -> None:
+        """From the host, on the asyncio loop."""
+        if peer_id in self._connected:
+            self._connected.discard(peer_id)
+            self._service.on_disconnected(peer_id)
+
+    def _live_host(self) -> TrioHost:
+        if self._host is None:
+            raise Unreachable("the network of this node is not started")
+        return self._host
+
+    async def _call(self, function: Callable[..., Awaitable[T]], *args: object) -> T:
+        try:
+            return await self._bridge.call(function, *args)
+        except Cancelled as error:
+            raise Unreachable(error.message) from None
+
+
+class _Crossing:
+    """The `Owner` of a trio host: carries each call over the bridge to the asyncio loop."""
+
+    def __init__(self, bridge: Bridge, service: Service, limits: TransportLimits, face: Libp2pTransport) -> None:
+        self._bridge, self._service, self._face = bridge, service, face
+        self._dispatcher = Dispatcher(service, limits)
+
+    async def answer(self, caller: Caller, request: Frame) -> Frame:
+        return await self._bridge.call_asyncio(self._dispatcher.answer, caller, request)
+
+    async def read_blob(self, name: str) -> bytes | None:
+        return await self._bridge.call_asyncio(self._read, name)
+
+    def connected(self, peer_id: str) -> None:
+        self._bridge.post(self._face.on_connected, peer_id)
+
+    def disconnected(self, peer_id: str) -> None:
+        self._bridge.post(self._face.on_disconnected, peer_id)
+
+    async def _read(self, name: str) -> bytes | None:
+        return self._service.blob(name)
+
+
+def _parse(address: str) -> Multiaddr:
+    try:
+        return Multiaddr(address)
+    except Exception as error:
+        raise ConfigError(
+            f"{address[:120]!r} is not a multiaddress ({error})",
+            "like /ip4/192.168.1.7/tcp/4001/p2p/12D3Koo…",
+        ) from None

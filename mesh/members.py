@@ -1,0 +1,224 @@
+"""The peer table: who is there, who is silent, whom to dial next. Pure: clock and dice are the caller's.
+
+States follow from silence alone, so a peer that is frozen, cut off or killed all look the same:
+
+    new  -- connected, heard -->  live  -- 2 beats missed -->  suspect  -- 3 missed -->  gone
+                                   ^--------- heard -----------'                          |
+                                   '--------------- connected again ----------------------'
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+MAX_ADDRESSES = 8
+KEPT_ADDRESSES = 2
+
+
+class PeerState(StrEnum):
+    NEW = "new"
+    LIVE = "live"
+    SUSPECT = "suspect"
+    GONE = "gone"
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One member as this node sees it. ``last_seen_s`` is the time since it was last heard, in seconds."""
+
+    peer_id: str
+    name: str
+    roles: frozenset[str]
+    state: PeerState
+    addresses: tuple[str, ...]
+    rtt_s: float | None
+    last_seen_s: float | None
+    advert: Mapping[str, Any]
+    connected: bool
+
+
+@dataclass(frozen=True)
+class HeartbeatSettings:
+    """All in seconds. Silence of ``3.25 * interval_s`` makes a peer gone."""
+
+    interval_s: float = 2.0
+    first_redial_s: float = 0.5
+    longest_redial_s: float = 30.0
+    refused_redial_s: float = 60.0
+    forget_s: float = 24 * 3600.0
+    max_peers: int = 512
+
+    @property
+    def suspect_s(self) -> float:
+        return 2.25 * self.interval_s
+
+    @property
+    def gone_s(self) -> float:
+        return 3.25 * self.interval_s
+
+
+@dataclass
+class _Entry:
+    peer_id: str
+    known_since: float
+    name: str = ""
+    roles: frozenset[str] = frozenset()
+    state: PeerState = PeerState.NEW
+    addresses: list[str] = field(default_factory=list)
+    rtt_s: float | None = None
+    heard: float | None = None
+    beat_due: float = 0.0
+    dial_due: float = 0.0
+    failures: int = 0
+    advert: Mapping[str, Any] = field(default_factory=dict)
+    connected: bool = False
+    kept: bool = False
+
+
+class MemberTable:
+    """Times are seconds of one monotonic clock; ``dice()`` gives numbers in [0, 1)."""
+
+    def __init__(self, own_peer_id: str, settings: HeartbeatSettings, dice: Callable[[], float]) -> None:
+        self._own = own_peer_id
+        self._settings = settings
+        self._dice = dice
+        self._entries: dict[str, _Entry] = {}
+
+    def learn(self, peer_id: str, addresses: Iterable[str], now: float) -> None:
+        """Hearsay: a member can be dialled there. Goes behind what is known, while there is room."""
+        if entry := self._entry_of(peer_id, now):
+            self._set_addresses(entry, [*entry.addresses, *addresses], now)
+
+    def introduced(self, peer_id: str, addresses: Iterable[str], now: float) -> None:
+        """The member itself said where it listens: that goes first, and little of what was known stays."""
+        if entry := self._entry_of(peer_id, now):
+            own = list(addresses)
+            self._set_addresses(entry, [*own, *entry.addresses][: len(own) + KEPT_ADDRESSES], now)
+
+    def keep(self, peer_id: str) -> None:
+        """Never forget this one: a bootstrap peer."""
+        if peer_id in self._entries:
+            self._entries[peer_id].kept = True
+
+    def connected(self, peer_id: str, name: str, roles: frozenset[str], now: float) -> None:
+        entry = self._entries.setdefault(peer_id, _Entry(peer_id, known_since=now))
+        entry.name, entry.roles, entry.connected = name, roles, True
+        entry.state, entry.failures, entry.heard = PeerState.LIVE, 0, now
+        entry.beat_due = now + self._beat_delay()
+
+    def disconnected(self, peer_id: str, now: float) -> None:
+        """The connection broke: gone at once, and dialled again soon."""
+        if entry := self._entries.get(peer_id):
+            entry.connected, entry.state = False, PeerState.GONE
+            entry.dial_due = now + self._settings.first_redial_s * (0.5 + self._dice())
+
+    def heard(self, peer_id: str, now: float, rtt_s: float | None = None) -> None:
+        """Any sign of life; it also puts off our own beat, so of two peers only one asks."""
+        entry = self._entries.get(peer_id)
+        if entry is None or not entry.connected:
+            return
+        entry.heard = now
+        entry.beat_due = now + self._beat_delay()
+        if rtt_s is not None:
+            entry.rtt_s = rtt_s if entry.rtt_s is None else 0.7 * entry.rtt_s + 0.3 * rtt_s
+
+    def set_advert(self, peer_id: str, advert: Mapping[str, Any]) -> None:
+        if entry := self._entries.get(peer_id):
+            entry.advert = advert
+
+    def dial_failed(self, peer_id: str, now: float, *, refused: bool) -> None:
+        """Back off: doubling with jitter; long at once when the peer refused us or we it."""
+        if entry := self._entries.get(peer_id):
+            settings = self._settings
+            entry.failures += 1
+            delay = min(settings.longest_redial_s, settings.first_redial_s * 2 ** min(entry.failures, 16))
+            if refused:
+                delay = settings.refused_redial_s
+            entry.dial_due = now + delay * (0.75 + 0.5 * self._dice())
+
+    def failures(self, peer_id: str) -> int:
+        """Dials that failed since the last connection."""
+        entry = self._entries.get(peer_id)
+        return entry.failures if entry else 0
+
+    def forgive(self, pause_s: float) -> None:
+        """This process itself was frozen for that long: its peers were not silent, it was deaf."""
+        for entry in self._entries.values():
+            if entry.heard is not None:
+                entry.heard += pause_s
+
+    def tick(self, now: float) -> list[Peer]:
+        """Let silence have its effect; returns the peers that changed. Hang up on those that are gone."""
+        changed = []
+        for entry in list(self._entries.values()):
+            if entry.connected and entry.heard is not None:
+                silence_s = now - entry.heard
+                state = PeerState.LIVE
+                if silence_s >= self._settings.gone_s:
+                    state = PeerState.GONE
+                elif silence_s >= self._settings.suspect_s:
+                    state = PeerState.SUSPECT
+                if state is not entry.state:
+                    entry.state = state
+                    changed.append(self._view(entry, now))
+            elif not entry.kept and now - (entry.heard or entry.known_since) > self._settings.forget_s:
+                del self._entries[entry.peer_id]
+        return changed
+
+    def due_beats(self, now: float) -> list[str]:
+        """Connected peers to ask for a sign of life now; each is asked again one interval later."""
+        due = [entry for entry in self._entries.values() if entry.connected and now >= entry.beat_due]
+        for entry in due:
+            entry.beat_due = now + self._settings.interval_s
+        return [entry.peer_id for entry in due]
+
+    def due_dials(self, now: float) -> list[tuple[str, tuple[str, ...]]]:
+        """Members without a connection whose back-off has ended, with their addresses."""
+        return [
+            (entry.peer_id, tuple(entry.addresses))
+            for entry in self._entries.values()
+            if not entry.connected and entry.addresses and now >= entry.dial_due
+        ]
+
+    def peer(self, peer_id: str, now: float) -> Peer | None:
+        entry = self._entries.get(peer_id)
+        return self._view(entry, now) if entry else None
+
+    def peers(self, now: float) -> list[Peer]:
+        """All known members, connected ones first, by peer id."""
+        entries = sorted(self._entries.values(), key=lambda entry: (not entry.connected, entry.peer_id))
+        return [self._view(entry, now) for entry in entries]
+
+    def _entry_of(self, peer_id: str, now: float) -> _Entry | None:
+        if peer_id == self._own:
+            return None
+        if peer_id not in self._entries and len(self._entries) < self._settings.max_peers:
+            self._entries[peer_id] = _Entry(peer_id, known_since=now, dial_due=now)
+        return self._entries.get(peer_id)
+
+    def _set_addresses(self, entry: _Entry, addresses: list[str], now: float) -> None:
+        addresses = list(dict.fromkeys(addresses))[:MAX_ADDRESSES]
+        if set(addresses) - set(entry.addresses):
+            # a little later, not at once: of two members that hear of each other, one will be first
+            entry.dial_due = min(entry.dial_due, now + self._settings.first_redial_s * self._dice())
+        entry.addresses = addresses
+
+    def _beat_delay(self) -> float:
+        # the jitter lets the two ends of a connection take turns, so that both learn the round-trip time
+        return self._settings.interval_s * (0.9 + 0.2 * self._dice())
+
+    def _view(self, entry: _Entry, now: float) -> Peer:
+        return Peer(
+            entry.peer_id,
+            entry.name,
+            entry.roles,
+            entry.state,
+            tuple(entry.addresses),
+            entry.rtt_s,
+            None if entry.heard is None else max(0.0, now - entry.heard),
+            entry.advert,
+            entry.connected,
+        )

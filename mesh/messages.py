@@ -1,0 +1,170 @@
+"""The mesh's own messages: small maps inside frames, built and strictly read here. Pure.
+
+| kind          | body                                    | answer                                  |
+| ------------- | --------------------------------------- | --------------------------------------- |
+| mesh.hello    | addresses, advert, peers, digest        | the same of the other side              |
+| mesh.beat     |                                         |                                         |
+| mesh.advert   | advert                                  |                                         |
+| mesh.announce | have: a list of [name, size]            |                                         |
+| mesh.peers    | digest of the peers the asker knows     | peers: a list of [peer id, addresses]   |
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..codec import expect_map, pack
+from ..errors import ConfigError, DecodeError
+
+HELLO, BEAT, ADVERT, ANNOUNCE, PEERS = "mesh.hello", "mesh.beat", "mesh.advert", "mesh.announce", "mesh.peers"
+OWN_PREFIX = "mesh."
+MAX_ADVERT_BYTES = 8 << 10
+MAX_ADDRESSES = 8
+MAX_ADDRESS_LENGTH = 200
+MAX_PEERS = 64
+MAX_NAMES = 512
+NAME_BYTES = 32
+DIGEST_BYTES = 16
+
+Advert = Mapping[str, Any]
+KnownPeers = Sequence[tuple[str, tuple[str, ...]]]
+
+
+@dataclass(frozen=True)
+class Hello:
+    """What two members tell each other first. ``digest`` stands for all blob names that the sender holds."""
+
+    addresses: tuple[str, ...]
+    advert: Advert
+    peers: KnownPeers
+    digest: bytes
+
+
+def hello_body(hello: Hello) -> dict[str, Any]:
+    return {
+        "addresses": list(hello.addresses)[:MAX_ADDRESSES],
+        "advert": dict(hello.advert),
+        "digest": hello.digest,
+        **peers_body(hello.peers),
+    }
+
+
+def read_hello(body: Any, sender: str) -> Hello:
+    """Raises DecodeError."""
+    fields = expect_map(body, {"addresses": list, "advert": dict, "peers": list, "digest": bytes})
+    if len(fields["digest"]) != DIGEST_BYTES:
+        raise DecodeError("the digest in a hello has the wrong length")
+    return Hello(
+        _read_addresses(fields["addresses"], sender),
+        _read_advert(fields["advert"]),
+        _read_peers(fields["peers"]),
+        fields["digest"],
+    )
+
+
+def advert_body(advert: Advert) -> dict[str, Any]:
+    return {"advert": dict(advert)}
+
+
+def read_advert(body: Any) -> Advert:
+    """Raises DecodeError."""
+    return _read_advert(expect_map(body, {"advert": dict})["advert"])
+
+
+def check_advert(advert: Advert) -> None:
+    """Raises ConfigError: an advert of our own is too large."""
+    if (size := len(pack(dict(advert)))) > MAX_ADVERT_BYTES:
+        raise ConfigError(f"an advert of {size} bytes where at most {MAX_ADVERT_BYTES} are allowed", "say less")
+
+
+def announce_body(blobs: Iterable[tuple[str, int]]) -> dict[str, Any]:
+    return {"have": [[bytes.fromhex(name), size_bytes] for name, size_bytes in blobs]}
+
+
+def read_announce(body: Any) -> list[tuple[str, int]]:
+    """Raises DecodeError."""
+    have = expect_map(body, {"have": list})["have"]
+    if len(have) > MAX_NAMES:
+        raise DecodeError(f"an announcement of {len(have)} names where at most {MAX_NAMES} are allowed")
+    blobs = []
+    for item in have:
+        if type(item) is not list or [type(part) for part in item] != [bytes, int]:
+            raise DecodeError("an announcement holds pairs of name and size")
+        name, size_bytes = item
+        if len(name) != NAME_BYTES or not 0 < size_bytes < 2**40:
+            raise DecodeError("an announced name or size is out of range")
+        blobs.append((name.hex(), size_bytes))
+    return blobs
+
+
+def peers_body(peers: KnownPeers) -> dict[str, Any]:
+    # the peer id is not repeated in its addresses
+    return {
+        "peers": [
+            [peer_id, [address.removesuffix(f"/p2p/{peer_id}") for address in addresses[:MAX_ADDRESSES]]]
+            for peer_id, addresses in peers[:MAX_PEERS]
+        ]
+    }
+
+
+def ask_peers_body(circle: Iterable[str]) -> dict[str, Any]:
+    return {"digest": circle_digest(circle)}
+
+
+def read_ask_peers(body: Any) -> bytes:
+    """The digest of the asker's circle. Raises DecodeError."""
+    digest: bytes = expect_map(body, {"digest": bytes})["digest"]
+    return digest
+
+
+def circle_digest(circle: Iterable[str]) -> bytes:
+    """Equal for equal sets of peer ids; then there is nothing to tell."""
+    return hashlib.sha256("/".join(sorted(circle)).encode()).digest()[:DIGEST_BYTES]
+
+
+def read_peers(body: Any) -> KnownPeers:
+    """Raises DecodeError."""
+    return _read_peers(expect_map(body, {"peers": list})["peers"])
+
+
+def digest_of(names: Iterable[str]) -> bytes:
+    """Equal for equal sets of blob names."""
+    return hashlib.sha256(b"".join(bytes.fromhex(name) for name in sorted(names))).digest()[:DIGEST_BYTES]
+
+
+def peer_id_in(address: str) -> str | None:
+    """The peer id that a multiaddress ends in."""
+    head, separator, peer_id = address.rpartition("/p2p/")
+    return peer_id if head and separator and peer_id and "/" not in peer_id else None
+
+
+def _read_advert(advert: dict[str, Any]) -> Advert:
+    if len(pack(advert)) > MAX_ADVERT_BYTES:
+        raise DecodeError(f"an advert of more than {MAX_ADVERT_BYTES} bytes")
+    return advert
+
+
+def _read_peers(peers: list[Any]) -> KnownPeers:
+    if len(peers) > MAX_PEERS:
+        raise DecodeError(f"{len(peers)} peers where at most {MAX_PEERS} are allowed")
+    known = []
+    for item in peers:
+        if type(item) is not list or len(item) != 2 or type(item[0]) is not str or type(item[1]) is not list:
+            raise DecodeError("a list of peers holds pairs of peer id and addresses")
+        peer_id, addresses = item
+        known.append((peer_id, _read_addresses(addresses, peer_id)))
+    return known
+
+
+def _read_addresses(addresses: list[Any], peer_id: str) -> tuple[str, ...]:
+    if len(addresses) > MAX_ADDRESSES or not 0 < len(peer_id) <= 64 or "/" in peer_id:
+        raise DecodeError("too many addresses, or a malformed peer id")
+    whole = []
+    for address in addresses:
+        if type(address) is not str or not address.startswith("/") or len(address) > MAX_ADDRESS_LENGTH:
+            raise DecodeError("a malformed address")
+        whole.append(f"{address.removesuffix(f'/p2p/{peer_id}')}/p2p/{peer_id}")
+    return tuple(whole)

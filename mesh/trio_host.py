@@ -1,0 +1,249 @@
+"""The trio side of `Libp2pTransport`: one libp2p host, its dials, its streams, and who is connected.
+
+Everything here runs in the bridge's trio thread. What it needs from asyncio it asks for through `Owner`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Protocol
+
+import trio
+
+# first of all that touches libp2p: importing libp2p sets log levels, and upstream sets ours after
+from . import upstream  # isort: skip
+
+from libp2p.abc import INetConn, INetStream, INetwork, INotifee
+from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.custom_types import TProtocol
+from libp2p.peer.id import ID
+from multiaddr import Multiaddr
+
+from ..errors import DecodeError, NotAMember, PeerError, PeerGone, PeerTimeout, Refused, Unreachable
+from .admission import Door, MemberNoise
+from .blobs import CREDIT_BYTES, receive_blob, send_blob
+from .calls import Calls, FrameStream, serve_calls
+from .frames import CHUNK_BYTES, Frame
+from .transport import Body, Caller, TransportLimits
+
+CALLS = TProtocol("/meshlore/calls/1")
+BLOBS = TProtocol("/meshlore/blobs/1")
+CLOSE_TIMEOUT_S = 1.5
+
+
+class Owner(Protocol):
+    """The asyncio side, as the trio side sees it; every method may be called from the trio thread."""
+
+    async def answer(self, caller: Caller, request: Frame) -> Frame: ...
+
+    async def read_blob(self, name: str) -> bytes | None: ...
+
+    def connected(self, peer_id: str) -> None: ...
+
+    def disconnected(self, peer_id: str) -> None: ...
+
+
+class TrioHost:
+    """One libp2p host. Constructed in any thread; every method but that runs in the trio thread."""
+
+    def __init__(self, door: Door, limits: TransportLimits, owner: Owner) -> None:
+        self._door, self._limits, self._owner = door, limits, owner
+        key_pair = create_new_key_pair(door.credentials.identity.private_key_bytes)
+        self._libp2p = upstream.new_host(key_pair, MemberNoise(key_pair, door), max_connections=limits.connections)
+        self._swarm = self._libp2p.get_network()
+        self._calls: dict[str, Calls] = {}
+        self._locks: dict[str, trio.Lock] = {}
+        self._serving_blobs: Counter[str] = Counter()
+        self._stopping = trio.Event()
+        self.blob_count: Counter[str] = Counter()
+        self.addresses: list[str] = []
+
+    async def run(self, listen: list[Multiaddr], ready: Callable[[], None]) -> None:
+        """Until `stop`. Cancelling it works too, but less politely."""
+        upstream.accept_with(self._libp2p, self._door.admit)
+        self._libp2p.set_stream_handler(CALLS, upstream.safe_handler(self._serve_calls))
+        self._libp2p.set_stream_handler(BLOBS, upstream.safe_handler(self._serve_blob))
+        self._swarm.register_notifee(_Watch(self))
+        async with self._libp2p.run(listen), trio.open_nursery() as self._nursery:
+            self.addresses = [str(address) for address in self._libp2p.get_addrs()]
+            if len(self.addresses) < len(listen):
+                raise OSError("not every address could be bound")
+            ready()
+            try:
+                await self._stopping.wait()
+            finally:
+                await upstream.close(self._libp2p, CLOSE_TIMEOUT_S)
+                await self._door.close_all()
+                self._nursery.cancel_scope.cancel()
+
+    async def stop(self) -> None:
+        """Let `run` hang up on everybody and return."""
+        self._stopping.set()
+
+    async def connect(self, address: Multiaddr, peer_id: str, timeout_s: float) -> None:
+        lock = self._locks.setdefault(peer_id, trio.Lock())
+        with trio.move_on_after(timeout_s) as scope:
+            async with lock:
+                if not self._is_connected(peer_id):
+                    await self._dial(address, peer_id)
+        if not lock.locked() and not self._is_connected(peer_id):
+            self._locks.pop(peer_id, None)
+        if scope.cancelled_caught:
+            raise PeerTimeout(f"{address} did not answer within {timeout_s:g} s", "is the node there running?")
+
+    async def _dial(self, address: Multiaddr, peer_id: str) -> None:
+        try:
+            await upstream.dial(self._libp2p, address, id_of(peer_id))
+        except Exception as error:
+            raise _dial_failure(error, address) from error
+
+    async def disconnect(self, peer_id: str) -> None:
+        # the sockets first: a polite close would wait for a peer that has stopped reading
+        await self._door.close(peer_id)
+        with trio.move_on_after(CLOSE_TIMEOUT_S), suppress(Exception):
+            await self._swarm.close_peer(id_of(peer_id))
+
+    async def request(self, peer_id: str, kind: str, body: Body, timeout_s: float) -> Frame:
+        with trio.move_on_after(timeout_s):
+            calls = await self._calls_to(peer_id)
+            return await calls.call(kind, body)
+        raise PeerTimeout(f"{short(peer_id)} did not answer {kind!r} within {timeout_s:g} s", "try another peer")
+
+    async def fetch(self, peer_id: str, name: str, size_limit_bytes: int, timeout_s: float) -> bytes:
+        def count(size: int) -> None:
+            self.blob_count["received"] += size
+
+        with trio.move_on_after(timeout_s):
+            stream = await self._open(peer_id, BLOBS)
+            frames = FrameStream(stream)
+            try:
+                if size_limit_bytes > CHUNK_BYTES // 2:
+                    await upstream.widen(stream, 2 * CREDIT_BYTES)
+                data = await receive_blob(frames, name, size_limit_bytes, count)
+            except BaseException:
+                await frames.reset()
+                raise
+            await frames.close()
+            return data
+        raise PeerTimeout(f"{short(peer_id)} did not send {name[:12]}… within {timeout_s:g} s", "ask another")
+
+    async def _calls_to(self, peer_id: str) -> Calls:
+        async with self._locks.setdefault(peer_id, trio.Lock()):
+            calls = self._calls.get(peer_id)
+            if calls is None or not calls.open:
+                calls = self._calls[peer_id] = Calls(FrameStream(await self._open(peer_id, CALLS)))
+                self._nursery.start_soon(calls.read_answers)
+            return calls
+
+    async def _open(self, peer_id: str, protocol: TProtocol) -> INetStream:
+        failure: Exception | None = None
+        # twice: of several connections to a peer one may be breaking just now
+        for _ in range(2):
+            if not self._is_connected(peer_id):
+                break
+            try:
+                return await upstream.open_stream(self._libp2p, self._nursery, id_of(peer_id), protocol)
+            except trio.TooSlowError:
+                raise PeerTimeout(f"{short(peer_id)} opened no stream in time", "try another peer") from None
+            except Exception as error:
+                failure = error
+        if failure is None:
+            raise not_connected(peer_id)
+        raise PeerGone(f"the connection to {short(peer_id)} broke", "try again") from failure
+
+    def _is_connected(self, peer_id: str) -> bool:
+        connections = self._swarm.get_connections(id_of(peer_id))
+        return any(not upstream.is_closing(connection) for connection in connections)
+
+    async def _serve_calls(self, stream: INetStream) -> None:
+        await serve_calls(stream, self._caller(stream), self._owner.answer)
+
+    async def _serve_blob(self, stream: INetStream) -> None:
+        peer_id = self._caller(stream).peer_id
+        if self._serving_blobs[peer_id] >= self._limits.blobs_per_peer:
+            raise Refused("too many transfers at once", code="busy")
+        self._serving_blobs[peer_id] += 1
+
+        def count(size: int) -> None:
+            self.blob_count["sent"] += size
+
+        try:
+            await send_blob(stream, self._owner.read_blob, self._limits.blob_bytes, count)
+        finally:
+            self._serving_blobs[peer_id] -= 1
+
+    def _caller(self, stream: INetStream) -> Caller:
+        peer_id = str(stream.muxed_conn.peer_id)
+        certificate = self._door.certificates.get(peer_id)
+        if certificate is None:
+            raise NotAMember("a stream from a peer without a certificate")
+        return Caller(peer_id, certificate.name, certificate.roles)
+
+    def note_connected(self, peer_id: str) -> None:
+        self._owner.connected(peer_id)
+
+    def note_disconnected(self, peer_id: str) -> None:
+        if self._swarm.get_connections(id_of(peer_id)):
+            return
+        self._door.forget(peer_id)
+        self._calls.pop(peer_id, None)
+        self._locks.pop(peer_id, None)
+        self._owner.disconnected(peer_id)
+
+
+class _Watch(INotifee):  # type: ignore[misc]
+    def __init__(self, host: TrioHost) -> None:
+        self._host = host
+
+    async def connected(self, network: INetwork, conn: INetConn) -> None:
+        self._host.note_connected(str(conn.muxed_conn.peer_id))
+
+    async def disconnected(self, network: INetwork, conn: INetConn) -> None:
+        self._host.note_disconnected(str(conn.muxed_conn.peer_id))
+
+    async def opened_stream(self, network: INetwork, stream: INetStream) -> None: ...
+
+    async def closed_stream(self, network: INetwork, stream: INetStream) -> None: ...
+
+    async def listen(self, network: INetwork, multiaddr: Multiaddr) -> None: ...
+
+    async def listen_close(self, network: INetwork, multiaddr: Multiaddr) -> None: ...
+
+
+def _dial_failure(error: Exception, address: Multiaddr) -> Exception:
+    """libp2p wraps what happened several times; the caller wants the innermost of ours, or one line."""
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, NotAMember | PeerError | DecodeError):
+            return link if isinstance(link, NotAMember) else Unreachable(f"{address}: {link.message}")
+        link = link.__cause__
+    return Unreachable(f"nobody answers at {address} ({root_cause(error)})", "is the node there running?")
+
+
+def root_cause(error: BaseException | None) -> str:
+    while error is not None and (inner := _inner(error)) is not None:
+        error = inner
+    return " ".join(str(error or "unknown").split())[:160] or type(error).__name__
+
+
+def _inner(error: BaseException) -> BaseException | None:
+    if isinstance(error, BaseExceptionGroup):
+        return error.exceptions[0]
+    return error.__cause__
+
+
+def id_of(peer_id: str) -> ID:
+    try:
+        return ID.from_string(peer_id)
+    except Exception:
+        raise Unreachable(f"{peer_id[:64]!r} is not a peer id") from None
+
+
+def not_connected(peer_id: str) -> Unreachable:
+    return Unreachable(f"not connected to {short(peer_id)}", "see: meshlore peers")
+
+
+def short(peer_id: str) -> str:
+    return f"…{peer_id[-8:]}"

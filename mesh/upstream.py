@@ -1,0 +1,285 @@
+"""Every workaround for py-libp2p 0.8.1, in one file, each with its reason.
+
+`tests/test_mesh_upstream.py` fails when upstream no longer needs one, so that it can go.
+Import this before any other part of libp2p: importing libp2p sets log levels, and we set ours after.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+import libp2p
+import trio
+from libp2p.abc import IHost, INetConn, INetStream
+from libp2p.crypto.keys import KeyPair
+from libp2p.custom_types import TProtocol
+from libp2p.io.abc import ReadWriteCloser
+from libp2p.io.exceptions import ConnectionClosedError
+from libp2p.network.config import ConnectionConfig, RetryConfig
+from libp2p.network.connection.raw_connection import RawConnection
+from libp2p.peer.id import ID
+from libp2p.rcmgr.manager import ResourceLimits, ResourceManager
+from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
+from libp2p.security.noise.transport import Transport as NoiseTransport
+from libp2p.stream_muxer.yamux import yamux
+from multiaddr import Multiaddr
+
+log = logging.getLogger("meshlore.mesh")
+
+WRITE_TIMEOUT_S = 10.0
+UPGRADE_TIMEOUT_S = 3.0
+NEGOTIATION_TIMEOUT_S = 5.0
+MAX_NOISE_PLAINTEXT = 65535 - 16
+__all__ = [
+    "NOISE",
+    "MeshYamux",
+    "accept_with",
+    "close",
+    "dial",
+    "is_closing",
+    "new_host",
+    "open_stream",
+    "patch_yamux",
+    "safe_handler",
+    "shielded",
+    "widen",
+]
+StreamHandler = Callable[[INetStream], Awaitable[None]]
+
+# importing libp2p turns its loggers on; expected network failures are reported by us, once
+for _name in ("libp2p", "async_service", "root", "multiaddr"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
+
+
+def shielded(timeout_s: float) -> trio.CancelScope:
+    """Shields what is inside from cancellation, for at most this long."""
+    return trio.CancelScope(deadline=trio.current_time() + timeout_s, shield=True)
+
+
+class MeshYamux(yamux.Yamux):  # type: ignore[misc]
+    """Yamux whose writes and failures stay within one connection."""
+
+    async def _write_frame(self, data: bytes) -> None:
+        # a cancelled write leaves the Noise nonce and the framing out of step and poisons the connection,
+        # so a write is never cancelled: it ends by its deadline, and takes the connection with it
+        with shielded(WRITE_TIMEOUT_S) as scope:
+            async with self._write_lock:
+                await self.secured_conn.write(data)
+        if scope.cancelled_caught:
+            self.event_shutting_down.set()
+            with shielded(1):
+                await self.secured_conn.close()
+            raise ConnectionClosedError("the peer stopped reading", transport="tcp")
+        await trio.lowlevel.checkpoint_if_cancelled()
+
+    async def start(self) -> None:
+        # whatever a connection's own loop raises would end the whole swarm
+        try:
+            await super().start()
+        except Exception as error:
+            log.debug("connection to %s failed: %r", self.peer_id, error)
+            with shielded(1):
+                await self._cleanup_on_error()
+
+
+async def _credit_by_half_windows(self: Any, *, bytes_read: int = 0) -> None:
+    # upstream sends a WINDOW_UPDATE for almost every read; like go-yamux, only when half is consumed
+    self._pending_recv_release = 0
+    buffered = len(self.conn.stream_buffers.get(self.stream_id, b""))
+    delta = self.target_recv_window - (self.recv_window + buffered)
+    if delta <= 0 or delta < self.target_recv_window // 2:
+        return
+    self.recv_window += delta
+    delta += self._apply_autotune_epoch(buffered)
+    await self.send_window_update(delta, skip_lock=True)
+
+
+def patch_yamux() -> None:
+    """Patches that no subclass can carry, because Yamux makes its streams by a module's global name."""
+    yamux.YamuxStream._auto_tune_and_send_window_update = _credit_by_half_windows
+    # a full frame plus its header is just longer than one Noise message and was sent as two
+    yamux.MAX_MESSAGE_SIZE = MAX_NOISE_PLAINTEXT
+
+
+def new_host(key_pair: KeyPair, noise: NoiseTransport, *, max_connections: int) -> IHost:
+    """A host that speaks TCP with this Noise and Yamux, and nothing else: no identify, no own dialling."""
+    patch_yamux()
+    host = libp2p.new_host(
+        key_pair=key_pair,
+        # the default also accepts plaintext and secio
+        sec_opt={NOISE: noise},
+        muxer_opt={TProtocol(yamux.PROTOCOL_ID): MeshYamux},
+        negotiate_timeout=int(NEGOTIATION_TIMEOUT_S),
+        # its max_connections admits one less than it says and can end at 0, so it is set out of reach
+        # and ConnectionConfig's, which is exact, counts
+        resource_manager=ResourceManager(
+            limits=ResourceLimits(max_connections=max_connections * 8, max_memory_mb=512, max_streams=4096),
+            connections_per_peer_per_sec=5.0,
+            burst_connections_per_peer=20.0,
+            enable_memory_limits=False,
+        ),
+        connection_config=ConnectionConfig(
+            max_connections=max_connections,
+            high_watermark=max_connections,
+            low_watermark=0,
+            min_connections=0,
+            max_connections_per_peer=4,
+            inbound_upgrade_timeout=UPGRADE_TIMEOUT_S,
+            outbound_upgrade_timeout=UPGRADE_TIMEOUT_S,
+            outbound_stream_protocol_negotiation_timeout=NEGOTIATION_TIMEOUT_S,
+            inbound_stream_protocol_negotiation_timeout=NEGOTIATION_TIMEOUT_S,
+        ),
+        disable_identify_address_discovery=True,
+    )
+    swarm = host.get_network()
+    # retries inside a dial hide its deadline and its reason; we have our own back-off
+    swarm.retry_config = RetryConfig(max_retries=0)
+    # the auto-connector dials whom it likes; the mesh decides whom to dial
+    swarm.auto_connector.maybe_connect = _nothing
+    # identify tells every peer all our protocols and addresses and costs kilobytes; hello does that job
+    for notifee in list(swarm.notifees):
+        if type(notifee).__name__ == "_IdentifyNotifee":
+            swarm.remove_notifee(notifee)
+    host.get_mux().handlers.clear()
+    return host
+
+
+def accept_with(host: IHost, admit: Callable[[str], bool]) -> None:
+    """Ask ``admit(ip)`` before each inbound upgrade, and give the inbound slot back when a connection ends.
+
+    Upstream keeps slot and task of every connection ever accepted until the host stops, so a node
+    refuses everybody after ``max_connections`` reconnects; and its gate cannot count.
+    """
+    swarm = host.get_network()
+
+    async def handle(stream: ReadWriteCloser, listener: Multiaddr, _failure: object) -> None:
+        remote = stream.get_remote_address()
+        raw = RawConnection(stream, False)
+        try:
+            if admit(remote[0] if remote else ""):
+                muxed = await swarm.upgrade_inbound_raw_conn(raw, listener)
+                await muxed.event_closed.wait()
+        finally:
+            with shielded(1), suppress(Exception):
+                await raw.close()
+
+    swarm._do_handle_inbound_connection = handle
+
+
+async def dial(host: IHost, address: Multiaddr, peer_id: ID) -> INetConn:
+    """Dial exactly this address.
+
+    ``host.connect`` sleeps 0.25 s on every dial (happy eyeballs), tries one address of those it has
+    stored, and refuses a peer for 60 s after a failure.
+    """
+    return await host.get_network().dial_addr(address, peer_id)
+
+
+def is_closing(connection: INetConn) -> bool:
+    """Whether a connection that the swarm still lists is of no use any more; it lists them for 0.1 s longer."""
+    return bool(connection.is_closed or connection.muxed_conn.event_shutting_down.is_set())
+
+
+def safe_handler(serve: StreamHandler) -> StreamHandler:
+    """A stream handler whose exceptions stay its own: one that escapes ends the whole host."""
+
+    async def handle(stream: INetStream) -> None:
+        end = stream.reset
+        try:
+            await serve(stream)
+            end = stream.close
+        except Exception as error:
+            log.debug("stream ended: %r", error)
+        finally:
+            with shielded(1), suppress(Exception):
+                await end()
+
+    return handle
+
+
+async def open_stream(
+    host: IHost,
+    nursery: trio.Nursery,
+    peer_id: ID,
+    protocol: TProtocol,
+    timeout_s: float = NEGOTIATION_TIMEOUT_S,
+) -> INetStream:
+    """Open a stream by a deadline.
+
+    A cancelled ``new_stream`` leaks its stream, and after 256 leaks the next one waits for ever; so it
+    runs in ``nursery``, is abandoned instead of cancelled, and reset when it arrives late.
+
+    Raises:
+        trio.TooSlowError: not open by the deadline.
+        Exception: whatever libp2p raises.
+    """
+    ended = trio.Event()
+    stream: INetStream | None = None
+    failure: Exception | None = None
+    abandoned = False
+
+    async def open_it() -> None:
+        nonlocal stream, failure
+        try:
+            with trio.CancelScope(deadline=trio.current_time() + timeout_s + 5, shield=True):
+                stream = await host.new_stream(peer_id, [protocol])
+        except Exception as error:
+            failure = error
+        ended.set()
+        if abandoned and stream is not None:
+            with shielded(1), suppress(Exception):
+                await stream.reset()
+
+    nursery.start_soon(open_it)
+    try:
+        with trio.fail_after(timeout_s):
+            await ended.wait()
+    finally:
+        abandoned = not ended.is_set()
+    if failure is not None:
+        raise failure
+    if stream is None:
+        raise trio.TooSlowError("no stream")
+    return stream
+
+
+async def widen(stream: INetStream, window_bytes: int) -> None:
+    """Let the peer send this much at once from the start, for a stream that will carry a lot.
+
+    A writer that meets a full window polls every 10 ms, and each window starts at 256 KiB.
+    """
+    muxed = stream.muxed_stream
+    delta = window_bytes - muxed.target_recv_window
+    if delta > 0:
+        muxed.target_recv_window = window_bytes
+        muxed.recv_window += delta
+        await muxed.send_window_update(delta)
+
+
+async def close(host: IHost, timeout_s: float) -> None:
+    """Close connections at the same time and then the listeners, shielded.
+
+    Leaving ``host.run()`` leaves the listener accepting, and closes connections one after the other
+    with two naps of 0.1 s each.
+    """
+    swarm = host.get_network()
+    swarm._closing = True
+
+    async def hang_up(connection: INetConn) -> None:
+        with suppress(Exception):
+            await connection.close()
+
+    with shielded(timeout_s):
+        async with trio.open_nursery() as nursery:
+            for connection in swarm.get_connections():
+                nursery.start_soon(hang_up, connection)
+        swarm._closing = False
+        with suppress(Exception):
+            await host.close()
+
+
+async def _nothing(*_: object) -> None:
+    return None

@@ -1,0 +1,91 @@
+"""Each test here fails when py-libp2p no longer needs a workaround of `mesh/upstream.py`, which can then go."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from importlib.metadata import version
+
+import libp2p
+import trio
+from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.network import swarm
+from libp2p.network.connection import swarm_connection
+from libp2p.stream_muxer.yamux import yamux
+from meshlore.mesh import upstream
+
+TEACH = "upstream changed: read the new code, then drop or adapt the workaround"
+
+
+def test_the_workarounds_are_for_the_version_that_is_installed() -> None:
+    assert version("libp2p").startswith("0.8."), TEACH
+
+
+def test_the_default_host_still_accepts_plaintext() -> None:
+    host = libp2p.new_host(key_pair=create_new_key_pair())
+    assert len(host.get_network().upgrader.security_multistream.transports) > 1, TEACH
+
+
+def test_an_inbound_connection_still_keeps_its_slot_until_the_host_stops() -> None:
+    source = inspect.getsource(swarm.Swarm._do_handle_inbound_connection)
+    assert "wait_finished" in source, TEACH
+
+
+def test_dials_still_sleep_for_happy_eyeballs() -> None:
+    assert swarm._HAPPY_EYEBALLS_DELAY > 0, TEACH
+    assert "move_on_after(_HAPPY_EYEBALLS_DELAY)" in inspect.getsource(swarm.Swarm.dial_peer), TEACH
+
+
+def test_an_exception_in_a_stream_handler_still_reaches_the_connections_nursery() -> None:
+    source = inspect.getsource(swarm_connection.SwarmConn._handle_muxed_stream)
+    assert "except" not in source.partition("common_stream_handler")[2], TEACH
+
+
+def test_yamux_writes_can_still_be_cancelled_halfway() -> None:
+    assert "shield" not in inspect.getsource(yamux.Yamux._write_frame), TEACH
+
+
+def test_a_full_yamux_frame_is_still_longer_than_a_noise_message() -> None:
+    source = inspect.getsource(yamux)
+    assert "MAX_MESSAGE_SIZE = 64 * 1024" in source, TEACH
+    upstream.patch_yamux()
+    assert yamux.MAX_MESSAGE_SIZE == 65535 - 16
+
+
+def test_importing_libp2p_does_not_leave_its_loggers_on() -> None:
+    assert logging.getLogger("libp2p").level == logging.CRITICAL
+
+
+async def test_a_host_of_ours_speaks_noise_only_and_none_of_libp2ps_own_protocols() -> None:
+    from libp2p.crypto.x25519 import create_new_key_pair as new_x25519
+    from libp2p.security.noise.transport import Transport
+
+    key_pair = create_new_key_pair()
+    noise = Transport(key_pair, noise_privkey=new_x25519().private_key)
+    host = upstream.new_host(key_pair, noise, max_connections=8)
+    assert list(host.get_network().upgrader.security_multistream.transports) == [upstream.NOISE]
+    assert host.get_mux().handlers == {}
+
+
+def test_a_handler_that_raises_takes_only_its_stream_with_it() -> None:
+    ended: list[str] = []
+
+    class Stream:
+        async def reset(self) -> None:
+            ended.append("reset")
+
+        async def close(self) -> None:
+            ended.append("close")
+
+    async def crash(_: object) -> None:
+        raise RuntimeError("boom")
+
+    async def fine(_: object) -> None:
+        return None
+
+    async def main() -> None:
+        await upstream.safe_handler(crash)(Stream())
+        await upstream.safe_handler(fine)(Stream())
+
+    trio.run(main)
+    assert ended == ["reset", "close"]
