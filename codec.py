@@ -88,8 +88,9 @@ def unpack_array(value: Any, *, dtypes: Sequence[str] = ARRAY_DTYPES, max_bytes:
     if len(shape) > 4 or not all(type(side) is int and 0 <= side < 2**31 for side in shape):
         raise DecodeError("the array's shape is malformed")
     dtype = np.dtype(fields["dtype"])
-    size_bytes = math.prod(shape) * dtype.itemsize
-    if size_bytes > max_bytes or size_bytes != len(fields["data"]):
+    # an empty array is judged by its other sides too, as numpy does
+    largest_bytes = math.prod(max(side, 1) for side in shape) * dtype.itemsize
+    if largest_bytes > max_bytes or math.prod(shape) * dtype.itemsize != len(fields["data"]):
         raise DecodeError(f"array of shape {shape} with {len(fields['data'])} bytes of data")
     array = np.frombuffer(fields["data"], dtype.newbyteorder("<")).reshape(shape).astype(dtype)
     if dtype.kind == "f" and not np.isfinite(array).all():

@@ -147,7 +147,7 @@ def build_model(name: str, space: Space, seed: int) -> nn.Module:
     Raises:
         ModelError: no such model, its code fails, or its output is not what the space needs.
     """
-    factory = MODELS[name] if name in MODELS else _import_factory(name)
+    factory = find_model(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
@@ -164,7 +164,14 @@ def build_model(name: str, space: Space, seed: int) -> nn.Module:
     return model
 
 
-def _import_factory(name: str) -> Factory:
+def find_model(name: str) -> Factory:
+    """The factory of a model name, as `build_model` takes it; the model itself is not made.
+
+    Raises:
+        ModelError: no such model, or its code cannot be imported.
+    """
+    if name in MODELS:
+        return MODELS[name]
     module_name, colon, attribute = name.partition(":")
     if not colon or not module_name or not attribute:
         raise ModelError(

@@ -54,22 +54,34 @@ def load(
         DataError: missing, broken, unknown classes, fewer than 10 samples or than 2 of a class; one line
             that names the file or folder and the remedy.
     """
+    check_source(source)
     name, _, part = source.partition(":")
-    if name in BUILT_IN and part in ("", "test"):
+    if name in BUILT_IN:
         return fitted(BUILT_IN[name](part or "train"), space, size=size, channels=channels, classes=classes)
     path = Path(source).expanduser()
     if path.is_dir():
         dataset, notes = read_folder(path, space=space, size=size, channels=channels, classes=classes)
         _check_counts(path, dataset)
         return Loaded(dataset, tuple(notes))
+    return fitted(load_npz(path), space, size=size, channels=channels, classes=classes)
+
+
+def check_source(source: str) -> None:
+    """Whether there is such a source, before anything is read.
+
+    Raises:
+        DataError: it is neither built in nor a folder nor an .npz file.
+    """
+    name, _, part = source.partition(":")
+    path = Path(source).expanduser()
+    if (name in BUILT_IN and part in ("", "test")) or path.is_dir():
+        return
     if path.is_file() and path.suffix.lower() == ".npz":
-        dataset = load_npz(path)
-        return fitted(dataset, space, size=size, channels=channels, classes=classes)
+        return
     if path.exists():
         raise DataError(f"{path} is neither a folder nor an .npz file", "give a folder with one folder per class")
     raise DataError(
-        f"there is no data source {source!r}",
-        f"give a folder of class folders, or one of {', '.join(BUILT_IN)}",
+        f"there is no data source {source!r}", f"give a folder of class folders, or one of {', '.join(BUILT_IN)}"
     )
 
 
@@ -111,7 +123,7 @@ def fitted(
 
 
 def save_npz(path: Path, dataset: Dataset) -> None:
-    """Write a dataset to one file that `load` reads; it is replaced whole."""
+    """Write a dataset to one file that `load` reads; it is replaced whole, and on the disk when this returns."""
     temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
     with temporary.open("wb") as file:
         np.savez_compressed(
@@ -121,6 +133,8 @@ def save_npz(path: Path, dataset: Dataset) -> None:
             classes=np.array(dataset.space.classes),
             levels=np.array(dataset.space.levels),
         )
+        file.flush()
+        os.fsync(file.fileno())
     temporary.replace(path)
 
 
