@@ -1,0 +1,349 @@
+"""The edge node: an actor with one mailbox, in which alone its state changes.
+
+Messages come in (a packet arrived, a peer changed, work is done); after each the pure `plan` says what
+to do next; at most one piece of learning runs at a time, on the compute lane; its outcome comes back as
+a message, is written to disk, and only then becomes the node's state.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import structlog
+
+from ..errors import Cancelled, DecodeError, MeshloreError, Refused, StateError, TaskError
+from ..knowledge.data import Dataset
+from ..knowledge.packet import LogitPacket, SamplePacket, encode
+from ..knowledge.space import Space
+from ..security.membership import Credentials
+from ..security.sealing import name_of, seal
+from .checkpoints import load_skills, save_skills
+from .cycle import Cycle, Outcome
+from .lane import Lane
+from .learner import Learner, Skills
+from .library import Entry, Library
+from .neighbourhood import Neighbourhood
+from .plan import Action, Situation, Wait, plan, stage_of
+from .router import Candidate, Competence
+from .service import Progress
+from .settings import Settings
+from .store import PacketStore, StateStore, keep_private
+from .tasks import Answer, FineTune, FineTuned
+
+log = structlog.get_logger("meshlore.node")
+
+MAILBOX = 1024
+MAX_FINE_TUNES = 4
+
+
+@dataclass(frozen=True)
+class PacketArrived:
+    """A checked packet of someone else is in the library."""
+
+    entry: Entry
+
+
+@dataclass(frozen=True)
+class PeersChanged:
+    """A peer came, went, or advertises something new."""
+
+
+@dataclass(frozen=True)
+class FineTuneAsked:
+    """This device's user wants labelled images taught."""
+
+    task: FineTune
+    progress: Progress
+    reply: asyncio.Future[FineTuned]
+
+
+@dataclass(frozen=True)
+class WorkDone:
+    """The piece of learning that was running has ended."""
+
+    action: Action | FineTuneAsked
+    outcome: Outcome | Exception
+    result: FineTuned | None = None
+
+
+Message = PacketArrived | PeersChanged | FineTuneAsked | WorkDone
+
+
+class EdgeNode:
+    """One device's node. `run` it as a task; everything else may be called from the same event loop.
+
+    It is the host of tasks (`meshlore.node.service`) and what `status` shows (`meshlore.node.status`).
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        credentials: Credentials,
+        learner: Learner,
+        library: Library,
+        packets: PacketStore,
+        state: StateStore,
+    ) -> None:
+        self.settings = settings
+        self.credentials = credentials
+        self.learner = learner
+        self.library = library
+        self.packets = packets
+        self.state = state
+        self.lane = Lane("compute")
+        self.cycle = Cycle(learner, self.lane, library)
+        self.neighbourhood = Neighbourhood(library, learner.space.num_classes)
+        self.skills: Skills | None = None
+        self.competence = Competence((), ())
+        self.next: Action = Wait(settled=False)
+        self._mailbox: asyncio.Queue[Message] = asyncio.Queue(MAILBOX)
+        self._work: asyncio.Task[None] | None = None
+        self._fine_tunes: list[FineTuneAsked] = []
+        self._replies: set[asyncio.Future[FineTuned]] = set()
+        self._news_at = time.monotonic()
+
+    @property
+    def space(self) -> Space:
+        return self.learner.space
+
+    @property
+    def prior(self) -> np.ndarray | None:
+        return self.learner.personal_prior()
+
+    @property
+    def working(self) -> bool:
+        return self._work is not None
+
+    @property
+    def settled(self) -> bool:
+        """Nothing is being done, to be done, or expected."""
+        idle = self._work is None and self._mailbox.empty()
+        return idle and isinstance(self.next, Wait) and self.next.settled
+
+    async def restore(self) -> None:
+        """Take up what the journal says was learned.
+
+        Raises:
+            StateError, ModelError: a checkpoint is damaged or of another model.
+        """
+        self.skills = await asyncio.to_thread(load_skills, self.state, self.learner)
+        measured = {"classify": self.state.journal.classify, "generate": self.state.journal.generate, "load": 0}
+        try:
+            self.competence = Competence.from_map(measured, self.space.num_classes)
+        except DecodeError as error:
+            raise StateError(f"the journal is not of this mesh ({error})", "restore the home it belongs to") from None
+
+    async def run(self) -> None:
+        """Handle messages until cancelled. Raises what learning failed with for good."""
+        self._advertise()
+        self._advance()
+        while True:
+            wait_s = self.next.at_most_s if isinstance(self.next, Wait) and self._work is None else None
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self._handle(await self._mailbox.get())
+            except TimeoutError:
+                log.debug("patience is over")
+            while not self._mailbox.empty():
+                await self._handle(self._mailbox.get_nowait())
+            self._advance()
+
+    async def close(self) -> None:
+        """End the work in flight at its next step. The state on disk is that of the last finished piece."""
+        await self.lane.close()
+        if self._work is not None:
+            self._work.cancel()
+            await asyncio.wait({self._work}, timeout=2)
+        for reply in self._replies:
+            if not reply.done():
+                reply.set_exception(Cancelled("the node is stopping"))
+
+    def tell(self, message: Message) -> None:
+        """Put a message into the mailbox. When it is full the message is dropped: the state that it speaks of
+        is looked at again with the next one."""
+        try:
+            self._mailbox.put_nowait(message)
+        except asyncio.QueueFull:
+            log.warning("mailbox full", dropped=type(message).__name__)
+
+    async def accept(self, name: str, data: bytes, _from_peer: str) -> None:
+        """Take a packet from the mesh: check it, keep it, tell the actor.
+
+        Raises:
+            SecurityError, DecodeError: it is refused.
+        """
+        entry = await asyncio.to_thread(self.library.admit, name, data, time.time())
+        log.info("packet", author=entry.author_name, seq=entry.seq, size_bytes=len(data))
+        self.tell(PacketArrived(entry))
+
+    async def fine_tune(self, task: FineTune, progress: Progress) -> FineTuned:
+        """Queue a fine-tuning of this device's classifier and wait for its result."""
+        if len(self._replies) >= MAX_FINE_TUNES:
+            raise Refused("too many fine-tunings wait already", "try again later", code="busy")
+        if self.learner.role == "anchor":
+            raise Refused("an anchor has no private data to fine-tune on", "ask an edge node", code="role")
+        reply: asyncio.Future[FineTuned] = asyncio.get_running_loop().create_future()
+        self._replies.add(reply)
+        try:
+            await self._mailbox.put(FineTuneAsked(task, progress, reply))
+            return await reply
+        finally:
+            self._replies.discard(reply)
+
+    async def ask(self, peer_id: str, kind: str, body: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        return await self.neighbourhood.ask(peer_id, kind, body, timeout_s)
+
+    def candidates(self) -> list[Candidate]:
+        """This node and the live peers, for the router."""
+        here = Candidate(self.credentials.peer_id, self.settings.name, "here", self._competence_now())
+        return [here, *self.neighbourhood.candidates(self.cycle.trust)]
+
+    def situation(self) -> Situation:
+        """What the plan decides by."""
+        journal, foreign = self.state.journal, self.library.of_others()
+        has_tried = bool(journal.generator or journal.generator_taught_by)
+        return Situation(
+            role=self.learner.role,
+            trained=self.skills is not None,
+            published=bool(journal.published),
+            samples=frozenset(e.name for e in foreign if isinstance(e.packet, SamplePacket)),
+            logits=frozenset(e.name for e in foreign if isinstance(e.packet, LogitPacket)),
+            taught_by=frozenset(journal.taught_by),
+            refined=journal.refined,
+            logits_due=journal.logits_due,
+            generator_taught_by=frozenset(journal.generator_taught_by) if has_tried else None,
+            missing=self.neighbourhood.missing(),
+            peers=self.neighbourhood.views(),
+            idle_s=time.monotonic() - self._news_at,
+            patience_s=self.settings.learning.patience_s,
+            refinements=self.settings.learning.refinements,
+        )
+
+    async def _handle(self, message: Message) -> None:
+        match message:
+            case PacketArrived():
+                self._news_at = time.monotonic()
+            case PeersChanged():
+                pass  # what peers advertise is looked up when the plan is made
+            case FineTuneAsked():
+                self._fine_tunes.append(message)
+            case WorkDone(action, outcome, result):
+                self._work = None
+                if isinstance(outcome, Outcome):
+                    await self._apply(outcome)
+                if isinstance(action, FineTuneAsked):
+                    _reply(action.reply, outcome, result)
+                elif isinstance(outcome, Exception) and not isinstance(outcome, Cancelled):
+                    raise outcome
+
+    def _advance(self) -> None:
+        """Start the next piece of work if none is running; a fine-tuning goes first."""
+        if self._work is not None:
+            return
+        if self._fine_tunes:
+            self._work = asyncio.create_task(self._fine_tune(self._fine_tunes.pop(0)), name="fine-tune")
+            return
+        self.next = plan(self.situation())
+        if not isinstance(self.next, Wait):
+            log.info("next", action=type(self.next).__name__)
+            self._work = asyncio.create_task(self._do(self.next), name=type(self.next).__name__)
+
+    async def _do(self, action: Action) -> None:
+        outcome: Outcome | Exception
+        try:
+            outcome = await self.cycle.do(action, self.state.journal, self.skills)
+        except Exception as error:
+            outcome = error
+        await self._mailbox.put(WorkDone(action, outcome))
+
+    async def _fine_tune(self, asked: FineTuneAsked) -> None:
+        loop, task = asyncio.get_running_loop(), asked.task
+        outcome: Outcome | Exception
+        result = None
+
+        def progress(fraction: float) -> None:
+            loop.call_soon_threadsafe(asked.progress, fraction, "fine-tuning")
+
+        try:
+            tuned, outcome = await self.cycle.fine_tune(
+                Dataset(self.space, task.images, task.labels),
+                task.steps,
+                self.state.journal,
+                self.skills,
+                progress,
+                lambda: not asked.reply.done(),
+            )
+            answer = Answer(self.settings.name, self.credentials.peer_id, "here", 0.0)
+            result = FineTuned(
+                len(task.images),
+                tuned.before,
+                tuned.after,
+                tuned.home_before,
+                tuned.home_after,
+                tuned.kept,
+                answer,
+            )
+        except Exception as error:
+            outcome = error
+        await self._mailbox.put(WorkDone(asked, outcome, result))
+
+    async def _apply(self, outcome: Outcome) -> None:
+        """Make an outcome durable, then true, then known."""
+        changes, published = dict(outcome.changes), ""
+        if outcome.more_private is not None:
+            await asyncio.to_thread(keep_private, self.state.home, outcome.more_private)
+            self.learner.add_private(outcome.more_private)
+        competence = self.competence
+        if outcome.skills is not None:
+            competence = await self.cycle.competence(outcome.skills)
+            measured = competence.to_map()
+            changes |= {"classify": measured["classify"], "generate": measured["generate"]}
+            changes |= await asyncio.to_thread(save_skills, self.state, self.skills, outcome.skills)
+        if outcome.publication is not None:
+            published = await asyncio.to_thread(self._publish, outcome.publication)
+            if isinstance(outcome.publication, SamplePacket):
+                changes["published"] = published
+        if changes:
+            await asyncio.to_thread(self.state.update, **changes)
+        self.skills, self.competence = outcome.skills or self.skills, competence
+        if published:
+            self.neighbourhood.announce(published)
+        self._advertise()
+
+    def _publish(self, packet: SamplePacket | LogitPacket) -> str:
+        """Number, sign, seal and store a packet of our own; its name."""
+        seq = self.state.next_sequence(above=self.library.newest_number(self.credentials.peer_id))
+        data = seal(encode(packet), credentials=self.credentials, seq=seq, now=time.time())
+        name = name_of(data)
+        self.library.admit(name, data, time.time())
+        return name
+
+    def _advertise(self) -> None:
+        self.neighbourhood.advertise(
+            {
+                "stage": int(stage_of(self.situation())),
+                "newest": self.library.newest_number(self.credentials.peer_id),
+                "model": self.learner.model[:64],
+                "competence": self._competence_now().to_map(),
+            }
+        )
+
+    def _competence_now(self) -> Competence:
+        return replace(self.competence, load=self.lane.state.waiting)
+
+
+def _reply(reply: asyncio.Future[FineTuned], outcome: Outcome | Exception, result: FineTuned | None) -> None:
+    """Tell who asked for a fine-tuning what it came to; what it changed is on disk by now."""
+    if reply.done():
+        return
+    if result is not None:
+        reply.set_result(result)
+    elif isinstance(outcome, MeshloreError):
+        reply.set_exception(outcome)
+    else:
+        log.error("fine-tuning failed", exc_info=outcome)
+        reply.set_exception(TaskError(f"the fine-tuning failed ({outcome!r})", "see the log of the daemon"))

@@ -1,0 +1,191 @@
+"""The learning cycle: does what the plan says, one action at a time, and returns what came of it.
+
+Nothing here changes the node: an `Outcome` names the new models, the journal's changes and what is to
+be published, and the actor makes it durable, then true.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import structlog
+
+from ..errors import Cancelled, StateError
+from ..knowledge.data import Dataset
+from ..knowledge.packet import LogitPacket, SamplePacket
+from ..knowledge.trust import Verdict
+from .lane import Lane, Step
+from .learner import Learner, Skills, Tuned
+from .library import Entry, Library
+from .plan import Action, Distil, Publish, PublishLogits, Train, TrainGenerator, Wait
+from .router import Competence
+from .store import Journal
+
+log = structlog.get_logger("meshlore.node")
+
+LOST_STANDING = 0.5
+REGAINED_STANDING = 1.5
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an action came to.
+
+    Attributes:
+        skills: the new models, None: as before.
+        changes: of the journal.
+        publication: a packet to number, sign, seal and announce.
+        more_private: labelled samples that join the private data.
+    """
+
+    skills: Skills | None = None
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    publication: SamplePacket | LogitPacket | None = None
+    more_private: Dataset | None = None
+
+
+class Cycle:
+    """One node's learning, on its compute lane.
+
+    Attributes:
+        trust: the last verdict on every author, local and never published.
+    """
+
+    def __init__(self, learner: Learner, lane: Lane, library: Library) -> None:
+        self._learner = learner
+        self._lane = lane
+        self._library = library
+        self.trust: dict[str, Verdict] = {}
+
+    async def do(self, action: Action, journal: Journal, skills: Skills | None) -> Outcome:
+        """Raises Cancelled when the lane closes meanwhile; `MeshloreError`s of the work itself."""
+        match action:
+            case Train():
+                classifier = await self._lane.train("learning", self._learner.train)
+                return Outcome(Skills(classifier, classifier))
+            case Publish():
+                packet = await self._lane.train("condensing", self._learner.condense)
+                return Outcome(publication=packet, changes={} if packet else {"published": "nothing"})
+            case Distil():
+                return await self._distil(action, journal, skills)
+            case PublishLogits():
+                return await self._answer(_trained(skills))
+            case TrainGenerator(names):
+                return await self._generate(names, journal, _trained(skills))
+            case Wait():
+                return Outcome()
+
+    async def fine_tune(
+        self,
+        more: Dataset,
+        steps: int,
+        journal: Journal,
+        skills: Skills | None,
+        progress: Callable[[float], None],
+        wanted: Callable[[], bool],
+    ) -> tuple[Tuned, Outcome]:
+        """Teach the classifier labelled samples; ``wanted`` is asked between steps whether anybody still waits."""
+        current, foreign, own = _trained(skills), self._library.of_others(), self._library.own_samples()
+
+        def work(step: Step) -> Tuned:
+            def watched(fraction: float) -> None:
+                progress(fraction)
+                if not wanted():
+                    raise Cancelled("nobody waits for the fine-tuning any more")
+                step(fraction)
+
+            return self._learner.fine_tune(
+                current.classifier, more, own, foreign, journal.standing, steps=steps, step=watched
+            )
+
+        tuned = await self._lane.train("fine-tuning", work)
+        if not tuned.kept:
+            return tuned, Outcome()
+        return tuned, Outcome(
+            replace(current, classifier=tuned.classifier), changes={"published": ""}, more_private=more
+        )
+
+    async def competence(self, skills: Skills) -> Competence:
+        """What the node can do with these models, measured."""
+        foreign = [entry for entry in self._library.of_others() if self._trusts(entry.author)]
+        own = self._library.own_samples()
+        return await self._lane.train("measuring", lambda _step: self._learner.competence(skills, own, foreign))
+
+    async def _distil(self, action: Distil, journal: Journal, skills: Skills | None) -> Outcome:
+        chosen, own = self._chosen(action.packets), self._library.own_samples()
+        current = skills or self._untaught()
+        taught = await self._lane.train(
+            "distilling",
+            lambda step: self._learner.distil(
+                current.classifier,
+                own,
+                chosen,
+                journal.standing,
+                turn=journal.version,
+                step=step,
+            ),
+        )
+        self.trust = dict(taught.verdicts)
+        log.info("distilled", kept=taught.kept, because=taught.reason)
+        fresh = {entry.author for entry in chosen if entry.name not in journal.taught_by}
+        return Outcome(
+            replace(current, classifier=taught.classifier) if taught.kept else None,
+            {
+                "taught_by": tuple(sorted(action.packets)),
+                "refined": journal.refined + 1 if action.refines else 0,
+                "logits_due": taught.kept and not action.refines,
+                "standing": _standing(journal.standing, fresh, kept=taught.kept),
+            },
+        )
+
+    async def _answer(self, skills: Skills) -> Outcome:
+        """A node answers about its own samples; an anchor, which has none, about all that it trusts."""
+        own = self._library.own_samples()
+        about = [own] if own is not None else []
+        if self._learner.role == "anchor":
+            about = [entry for entry in self._library.samples().values() if self._trusts(entry.author)]
+        changes = {"logits_due": False}
+        if not about:
+            return Outcome(changes=changes)
+        answers = await self._lane.train("answering", lambda _step: self._learner.answer(skills.classifier, about))
+        return Outcome(publication=answers, changes=changes)
+
+    async def _generate(self, names: frozenset[str], journal: Journal, skills: Skills) -> Outcome:
+        chosen = self._chosen(names)
+        generator = await self._lane.train(
+            "generating",
+            lambda step: self._learner.fit_generator(chosen, journal.standing, step),
+        )
+        before = skills.generator_before or (None if names else generator)
+        return Outcome(
+            replace(skills, generator=generator, generator_before=before),
+            {"generator_taught_by": tuple(sorted(names))},
+        )
+
+    def _chosen(self, names: frozenset[str]) -> list[Entry]:
+        return [entry for entry in self._library.of_others() if entry.name in names]
+
+    def _trusts(self, author: str) -> bool:
+        return author not in self.trust or self.trust[author].weight > 0
+
+    def _untaught(self) -> Skills:
+        fresh = self._learner.fresh()
+        return Skills(fresh, fresh)
+
+
+def _trained(skills: Skills | None) -> Skills:
+    if skills is None:
+        raise StateError("this node has learned nothing yet", "wait until it has: meshlore status")
+    return skills
+
+
+def _standing(standing: Mapping[str, float], fresh: set[str], *, kept: bool) -> dict[str, float]:
+    """Reputation after a distillation: who brought something new loses it when that was rolled back, else
+    regains it."""
+    changed = dict(standing)
+    for author in fresh:
+        now = changed.get(author, 1.0)
+        changed[author] = min(1.0, now * REGAINED_STANDING) if kept else now * LOST_STANDING
+    return {author: value for author, value in changed.items() if value < 1.0}

@@ -1,0 +1,286 @@
+"""One daemon: from a home folder and settings to a running node, and back to nothing left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import structlog
+import torch
+
+from ..errors import ConfigError, PeerError, Refused, SecurityError
+from ..knowledge.data import Dataset, concatenate
+from ..knowledge.sources import fitted, load, load_npz
+from ..knowledge.space import Space
+from ..mesh.host import Libp2pTransport
+from ..mesh.members import HeartbeatSettings, Peer
+from ..mesh.mesh import Mesh, MeshSettings
+from ..mesh.transport import Body, Caller
+from ..security.certificates import needs_renewal
+from ..security.invites import InviteBook
+from ..security.join import answer_request
+from ..security.membership import Credentials
+from .actor import EdgeNode, PeersChanged
+from .control import ControlServer, Progress
+from .learner import Learner
+from .library import Library
+from .plan import Role
+from .ports import remember_ports, same_ports
+from .service import TaskService
+from .settings import Settings
+from .setup import ADDRESS_BOOK
+from .status import describe, published_samples
+from .store import HomeLock, PacketStore, StateStore, private_additions
+
+log = structlog.get_logger("meshlore.daemon")
+
+RENEWAL_CHECK_S = 3600.0
+INVITES_FILE = "invites.db"
+
+
+class Daemon:
+    """A node with its network and its control API: what the control API shows and what peers ask."""
+
+    def __init__(self, home: Path, settings: Settings, credentials: Credentials, node: EdgeNode) -> None:
+        self._home = home
+        self._settings = settings
+        self._credentials = credentials
+        self._node = node
+        self._book = InviteBook(home / INVITES_FILE, credentials.mesh_id)
+        self._tasks = TaskService(node)
+        self._reachable: tuple[str, ...] = ()
+        self._transport = Libp2pTransport(
+            credentials, same_ports(home, settings.listen), answer_join=self._answer_join if credentials.root else None
+        )
+        self._mesh = Mesh(
+            self._transport,
+            settings=MeshSettings(heartbeat=HeartbeatSettings(interval_s=settings.heartbeat_s)),
+            store=_Shelf(node),
+            address_book=home / ADDRESS_BOOK,
+            on_peer=self._on_peer,
+        )
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until ``stop`` is set or something that cannot be survived happens."""
+        async with AsyncExitStack() as cleanup:
+            cleanup.push_async_callback(self._node.close)
+            self._mesh.serve("task", self._serve_task)
+            self._mesh.serve("renew", self._renew_other)
+            self._node.neighbourhood.attach(self._mesh)
+            await self._mesh.start(list(self._settings.bootstrap))
+            cleanup.push_async_callback(self._mesh.stop)
+            control = ControlServer(self._home, self)
+            await control.start()
+            cleanup.push_async_callback(control.stop)
+            remember_ports(self._home, self._transport.addresses())
+            log.info("running", peer_id=self._credentials.peer_id, addresses=self._transport.addresses())
+            running = [
+                asyncio.create_task(self._node.run(), name="node"),
+                asyncio.create_task(self._keep_certificate_fresh(), name="certificate"),
+                asyncio.create_task(stop.wait(), name="stop"),
+            ]
+            try:
+                done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+            finally:
+                for task in running:
+                    task.cancel()
+                await asyncio.wait(running, timeout=2)
+
+    def status(self) -> dict[str, Any]:
+        return describe(self._node) | {
+            "home": str(self._home),
+            "pid": os.getpid(),
+            "addresses": self._transport.addresses(),
+        }
+
+    def peers(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "name": peer.name,
+                "peer_id": peer.peer_id,
+                "roles": sorted(peer.roles),
+                "state": str(peer.state),
+                "addresses": list(peer.addresses),
+                "rtt_ms": None if peer.rtt_s is None else round(1000 * peer.rtt_s, 2),
+                "last_seen_s": None if peer.last_seen_s is None else round(peer.last_seen_s, 1),
+                "stage": peer.advert.get("stage"),
+                "model": peer.advert.get("model"),
+            }
+            for peer in self._mesh.peers()
+        ]
+
+    def knowledge(self) -> dict[str, Any]:
+        return published_samples(self._node)
+
+    def invite(self, role: str, lifetime_s: float) -> str:
+        """Raises ConfigError on a device that does not hold the root key."""
+        if self._credentials.root is None:
+            raise ConfigError("this device cannot invite: it does not hold the mesh's root key", "ask the founder")
+        roles = [role] if role == "anchor" else ["node", "requester"]
+        return self._book.create(self._transport.addresses(), roles, time.time(), lifetime_s).code()
+
+    async def submit(self, task: Any, timeout_s: float, progress: Progress) -> dict[str, Any]:
+        return await self._tasks.submit(task, timeout_s, progress)
+
+    async def _serve_task(self, _caller: Caller, body: Body) -> Mapping[str, Any]:
+        return await self._tasks.serve(body)
+
+    def _answer_join(self, request: bytes, peer_id: str) -> bytes:
+        """In a worker thread of the transport."""
+        return answer_request(request, peer_id, self._credentials, self._book, time.time(), self._reachable)
+
+    def _on_peer(self, _peer: Peer) -> None:
+        known = [peer for peer in self._mesh.peers() if peer.connected]
+        self._reachable = tuple(address for peer in known for address in peer.addresses[:1])
+        self._node.tell(PeersChanged())
+
+    async def _renew_other(self, caller: Caller, _body: Body) -> Mapping[str, Any]:
+        if self._credentials.root is None:
+            raise Refused("this device cannot renew certificates", code="role")
+        renewed = self._credentials.root.renew(self._transport.certificate_of(caller.peer_id), time.time())
+        return {"certificate": renewed.encode()}
+
+    async def _keep_certificate_fresh(self) -> None:
+        while True:
+            if needs_renewal(self._credentials.certificate, time.time()):
+                await self._renew()
+            await asyncio.sleep(RENEWAL_CHECK_S)
+
+    async def _renew(self) -> None:
+        own = self._credentials
+        if own.root is not None:
+            self._take(own.root.renew(own.certificate, time.time()).encode())
+            return
+        for peer in self._mesh.peers():
+            try:
+                reply = await self._mesh.request(peer.peer_id, "renew", {}, timeout_s=10)
+                self._take(bytes(reply["certificate"]))
+                return
+            except (PeerError, SecurityError, KeyError, TypeError):
+                continue
+        log.warning("certificate not renewed: no live member holds the root key", remedy="start the founder's node")
+
+    def _take(self, certificate: bytes) -> None:
+        self._credentials = self._credentials.with_certificate(certificate, time.time())
+        self._credentials.save_certificate(self._home)
+        self._node.credentials = self._credentials
+        self._transport.renew(self._credentials)
+        log.info("certificate renewed", expires=self._credentials.certificate.not_after)
+
+
+class _Shelf:
+    """The node's packets, as the mesh sees them."""
+
+    def __init__(self, node: EdgeNode) -> None:
+        self._node = node
+        self.inventory = node.packets.inventory
+        self.read = node.packets.read
+
+    async def accept(self, name: str, data: bytes, from_peer: str) -> None:
+        await self._node.accept(name, data, from_peer)
+
+
+def build_node(home: Path, settings: Settings, credentials: Credentials) -> tuple[EdgeNode, list[str]]:
+    """A node from its home, and notes for the user on how its data were read.
+
+    Raises:
+        DataError, ModelError, StateError, ConfigError: it cannot start; nothing was changed.
+    """
+    space = Space.from_map(credentials.charter.space)
+    role: Role = "anchor" if "anchor" in credentials.certificate.roles else "node"
+    private, notes = _private_data(home, settings, space) if role == "node" else (None, [])
+    learner = Learner(space, role, settings.model, private, settings.learning, settings.seed)
+    learner.fresh()
+    packets, state = PacketStore(home), StateStore(home)
+    library = Library(space, credentials, packets)
+    notes += library.load(time.time())
+    return EdgeNode(settings, credentials, learner, library, packets, state), notes
+
+
+def _private_data(home: Path, settings: Settings, space: Space) -> tuple[Dataset, list[str]]:
+    if not settings.data:
+        raise ConfigError("no data source is set", 'set data = "FOLDER" in the configuration, or give --data FOLDER')
+    loaded = load(settings.data, space=space)
+    chosen = loaded.dataset.select_classes(settings.classes) if settings.classes else loaded.dataset
+    if not len(chosen):
+        raise ConfigError(f"{settings.data} has no samples of the classes {', '.join(settings.classes)}", "name others")
+    added = [fitted(load_npz(path), space).dataset for path in private_additions(home)]
+    return concatenate([chosen, *added]), list(loaded.notes)
+
+
+def run_daemon(home: Path, settings: Settings, *, passphrase: str | None = None, parent_pid: int | None = None) -> None:
+    """Run a node until SIGINT or SIGTERM (or until the process ``parent_pid`` is gone).
+
+    Raises:
+        MeshloreError: it cannot start, or cannot go on.
+    """
+    torch.set_num_threads(settings.threads)
+    configure_logging(settings.log_level)
+    lock = HomeLock(home)
+    try:
+        credentials = Credentials.load(home, passphrase)
+        settings = settings.model_copy(update={"name": credentials.certificate.name})
+        asyncio.run(_run(home, settings, credentials, parent_pid))
+    finally:
+        lock.release()
+
+
+async def _run(home: Path, settings: Settings, credentials: Credentials, parent_pid: int | None) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    node, notes = await asyncio.to_thread(build_node, home, settings, credentials)
+    for note in notes:
+        log.info(note)
+    await node.restore()
+    watch = asyncio.create_task(_stop_with(parent_pid, stop)) if parent_pid is not None else None
+    try:
+        await Daemon(home, settings, credentials, node).run(stop)
+    finally:
+        if watch is not None:
+            watch.cancel()
+
+
+async def _stop_with(parent_pid: int, stop: asyncio.Event) -> None:
+    while os.getppid() == parent_pid:  # noqa: ASYNC110 -- nothing tells of a lost parent
+        await asyncio.sleep(0.5)
+    log.warning("the cluster that started this node is gone: stopping")
+    stop.set()
+
+
+def configure_logging(level: str) -> None:
+    """One readable line per event on standard error, ours and the libraries' alike."""
+    shared: list[structlog.typing.Processor] = [
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="%H:%M:%S"),
+    ]
+    renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=24)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+            foreign_pre_chain=shared,
+        )
+    )
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("meshlore").setLevel(level.upper())
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+    )

@@ -1,0 +1,174 @@
+"""What the terminal shows: status, peers, progress, and the cluster's table."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from ..errors import StateError
+
+if TYPE_CHECKING:
+    from .report import Report
+
+STAGES = {0: "learning", 1: "published", 2: "taught"}
+
+
+def show_status(status: dict[str, Any]) -> None:
+    console = Console()
+    grid = Table.grid(padding=(0, 2))
+    expires = datetime.fromtimestamp(status["certificate_expires"]).strftime("%Y-%m-%d %H:%M")
+    known = {name: share for name, share in status["competence"]["classify"].items() if share > 0}
+    trust = {author: verdict for author, verdict in status["trust"].items() if verdict["weight"] < 1}
+    rows = {
+        "node": f"{status['name']} ({status['role']}), {status['peer_id']}",
+        "mesh": f"{status['mesh']['name']} ({status['mesh']['id'][:12]}…), {status['live_peers']} live peers",
+        "data": f"{status['samples']} samples of {', '.join(status['classes']) or 'nothing'}; they stay here",
+        "model": f"{status['model']}, version {status['version']}, "
+        f"generator {'yes' if status['generator'] else 'not yet'}",
+        "doing": f"{status['activity']} {status['fraction']:.0%}" if status["fraction"] else status["activity"],
+        "taught by": ", ".join(status["taught_by"]) or "nobody yet",
+        "can classify": "  ".join(f"{name} {share:.0%}" for name, share in known.items()) or "nothing yet",
+        "distrusts": ", ".join(f"{a} ({v['reason']})" for a, v in trust.items()) or "nobody",
+        "traffic": f"sent {status['bytes_sent'] / 1e3:.1f} kB, of that knowledge "
+        f"{status['knowledge_bytes_sent'] / 1e3:.1f} kB; received {status['bytes_received'] / 1e3:.1f} kB",
+        "leaves this device": "synthetic samples and logits of published packets; images of tasks sent elsewhere",
+        "certificate": f"valid until {expires}",
+        "addresses": ", ".join(status["addresses"]),
+        "home": status["home"],
+    }
+    for name, value in rows.items():
+        grid.add_row(f"[bold]{name}", value)
+    console.print(grid)
+
+
+def show_peers(peers: list[dict[str, Any]]) -> None:
+    if not peers:
+        print("no other member is known yet; invite one: meshlore invite")
+        return
+    table = Table(box=None)
+    for column in ("name", "state", "roles", "round trip", "last seen", "stage", "model", "peer id"):
+        table.add_column(column)
+    for peer in peers:
+        table.add_row(
+            peer["name"] or "?",
+            peer["state"],
+            ", ".join(peer["roles"]),
+            "" if peer["rtt_ms"] is None else f"{peer['rtt_ms']:.1f} ms",
+            "" if peer["last_seen_s"] is None else f"{peer['last_seen_s']:.0f} s ago",
+            STAGES.get(peer["stage"], ""),
+            peer["model"] or "",
+            "…" + peer["peer_id"][-8:],
+        )
+    Console().print(table)
+
+
+@contextmanager
+def task_progress(kind: str) -> Iterator[Callable[[float, str], None]]:
+    """A progress bar on standard error for tasks that take longer than a moment."""
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    started, bar = time.monotonic(), progress.add_task(kind, total=1.0)
+
+    def show(fraction: float, label: str) -> None:
+        if time.monotonic() - started > 0.5 and not progress.live.is_started:
+            progress.start()
+        progress.update(bar, completed=fraction, description=label)
+
+    try:
+        yield show
+    finally:
+        if progress.live.is_started:
+            progress.stop()
+
+
+def write_sheet(pixels: np.ndarray, path: Path) -> None:
+    """Write images as one enlarged PNG. Raises StateError when it cannot be written."""
+    from .images import contact_sheet
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        contact_sheet(pixels, max(1, 64 // pixels.shape[1])).save(path)
+    except OSError as error:
+        raise StateError(f"cannot write {path} ({error})", "choose another place") from None
+
+
+def live_table(rows: list[dict[str, Any]], elapsed_s: float) -> Table:
+    """The cluster while it runs: one line per process."""
+    table = Table(title=f"{elapsed_s:5.1f} s", title_justify="left", box=None)
+    for column in ("node", "model", "classes", "doing", "peers", "packets", "global", "personal", "sent kB"):
+        table.add_column(column, no_wrap=True)
+    for row in rows:
+        doing = row["activity"] + (f" {row['fraction']:.0%}" if row.get("fraction") else "")
+        style = "red" if row["activity"] == "lost" else "dim" if row["activity"] == "settled" else ""
+        table.add_row(
+            row["id"],
+            row["model"],
+            row["classes"],
+            doing,
+            str(row["peers"]),
+            str(row["packets"]),
+            _share(row["global"]),
+            _share(row["personal"]),
+            f"{row['bytes_sent'] / 1e3:.1f}",
+            style=style,
+        )
+    return table
+
+
+def show_report(report: Report) -> None:
+    """The table at the end of a cluster run."""
+    console = Console()
+    table = Table(
+        title=f"{report.data}, seed {report.seed}: what the nodes could before, and after they taught each other"
+    )
+    for column in (
+        "node",
+        "model",
+        "classes",
+        "samples",
+        "global",
+        "personal",
+        "sent kB",
+        "knowledge kB",
+        "received kB",
+    ):
+        table.add_column(column, justify="left" if column in ("node", "model", "classes") else "right")
+    for node in report.nodes:
+        table.add_row(
+            node.id + ("" if node.state == "live" else f" ({node.state})"),
+            node.model,
+            " ".join(node.classes),
+            str(node.samples),
+            f"{_share(node.global_before)} → {_share(node.global_after)}",
+            f"{_share(node.personal_before)} → {_share(node.personal_after)}",
+            f"{node.bytes_sent / 1e3:.1f}",
+            f"{node.knowledge_bytes_sent / 1e3:.1f}",
+            f"{node.bytes_received / 1e3:.1f}",
+        )
+    console.print(table)
+    if report.anchor is not None:
+        console.print(f"anchor ({report.anchor.model}), taught by packets alone: {_share(report.anchor.accuracy)}")
+    console.print(f"the same model on all the real data pooled: {_share(report.pooled.accuracy)}")
+    for line in report.remarks:
+        console.print(line)
+    for path in report.pictures:
+        console.print(f"picture: {path}")
+    console.print(f"{report.wall_s:.1f} s")
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"

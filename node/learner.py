@@ -1,0 +1,310 @@
+"""What one device knows and learns: its private data, its models, and the work that changes them.
+
+No network and no disk here. Each method that is long takes ``step`` (see `meshlore.node.lane`) and
+returns something new; nothing that is being served is changed in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+from torch import nn
+
+from ..errors import ModelError
+from ..knowledge import metrics
+from ..knowledge.condense import CondenseSettings, condense, gaussian
+from ..knowledge.data import Dataset, concatenate
+from ..knowledge.distil import DistilSettings, coarse, distil
+from ..knowledge.generator import FlowGenerator, fit_generator
+from ..knowledge.lessons import Lessons, assemble
+from ..knowledge.models import build_model, logits
+from ..knowledge.packet import LogitPacket, SamplePacket
+from ..knowledge.rollback import hold_out, keep_better
+from ..knowledge.space import Space
+from ..knowledge.training import Step, fit_classifier
+from ..knowledge.trust import Verdict, weigh
+from .library import Entry
+from .router import Competence
+from .settings import Learning
+
+DEFAULT_MODELS: Mapping[str, str] = {"node": "cnn-small", "anchor": "cnn-large"}
+DRAWN_TO_MEASURE = 24
+MAX_SAMPLE_BYTES = 3 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Skills:
+    """The models of one moment, replaced as a whole.
+
+    Attributes:
+        classifier_before, generator_before: as they were before the mesh taught them.
+    """
+
+    classifier: nn.Module
+    classifier_before: nn.Module
+    generator: FlowGenerator | None = None
+    generator_before: FlowGenerator | None = None
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What a distillation came to. ``classifier`` is the old one when ``kept`` is False."""
+
+    classifier: nn.Module
+    kept: bool
+    reason: str
+    verdicts: Mapping[str, Verdict] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What a fine-tuning came to: accuracies on the images taught, and at home (private hold-out)."""
+
+    classifier: nn.Module
+    before: float
+    after: float
+    home_before: float
+    home_after: float
+    kept: bool
+
+
+class Learner:
+    """One device's learning.
+
+    Args:
+        private: all private samples; None for an anchor. A stratified part is held out to decide
+            whether what the mesh taught is kept.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        role: Literal["node", "anchor"],
+        model: str,
+        private: Dataset | None,
+        settings: Learning,
+        seed: int,
+    ) -> None:
+        self.space = space
+        self.role = role
+        self.model = model or DEFAULT_MODELS[role]
+        self.settings = settings
+        self.seed = seed
+        self.private = private
+        self._train, self._held_out = _split(private, seed)
+
+    def fresh(self) -> nn.Module:
+        """An untrained classifier. Raises ModelError when the model does not fit the space."""
+        return build_model(self.model, self.space, self.seed)
+
+    def restore(self, tensors: Mapping[str, object]) -> nn.Module:
+        """A classifier with saved weights. Raises ModelError when they are of another model."""
+        classifier = self.fresh()
+        try:
+            classifier.load_state_dict(tensors)
+        except RuntimeError:
+            raise ModelError(
+                f"the saved classifier is not a {self.model!r}",
+                "set the model that it was, or delete the state folder to learn anew",
+            ) from None
+        return classifier.eval()
+
+    def add_private(self, more: Dataset) -> None:
+        """Take labelled samples into the private data, from now on."""
+        self.private = more if self.private is None else concatenate([self.private, more])
+        self._train, self._held_out = _split(self.private, self.seed)
+
+    def train(self, step: Step) -> nn.Module:
+        """The classifier of the private data alone."""
+        steps = self.settings.classifier_steps or default_classifier_steps(self.space)
+        return fit_classifier(self.fresh(), self._needed_train(), steps=steps, seed=self.seed, step=step)
+
+    def condense(self, step: Step) -> SamplePacket | None:
+        """Synthetic samples for others, answers to follow; None when no class has enough real ones."""
+        private = self._needed_private()
+        settings = self._condense_settings()
+        if self.settings.source == "gaussian":
+            samples = gaussian(private, settings=settings, seed=self.seed)
+        else:
+            samples = condense(private, settings=settings, seed=self.seed, step=step)
+        if not len(samples):
+            return None
+        return SamplePacket(
+            self.space.id,
+            self.settings.source,
+            samples.images,
+            samples.labels,
+            None,
+            private.counts(),
+        )
+
+    def answer(self, classifier: nn.Module, about: Iterable[Entry]) -> LogitPacket:
+        """Own logits about sample packets."""
+        packets = [(entry.name, entry.packet) for entry in about if isinstance(entry.packet, SamplePacket)]
+        return LogitPacket(
+            self.space.id,
+            tuple(name for name, _ in packets),
+            tuple(coarse(logits(classifier, packet.images, self.space)) for _, packet in packets),
+        )
+
+    def weigh(self, foreign: Sequence[Entry], standing: Mapping[str, float]) -> dict[str, Verdict]:
+        """Judge every author of foreign packets; ``standing`` scales what was found today by the past."""
+        packets = {e.name: (e.author, e.packet) for e in foreign if isinstance(e.packet, SamplePacket)}
+        answers = [(e.author, e.packet) for e in foreign if isinstance(e.packet, LogitPacket)]
+        verdicts = weigh(self._train, packets, answers, self.space, seed=self.seed)
+        return {
+            author: replace(verdict, weight=verdict.weight * standing.get(author, 1.0))
+            for author, verdict in verdicts.items()
+        }
+
+    def distil(
+        self,
+        classifier: nn.Module,
+        own: Entry | None,
+        foreign: Sequence[Entry],
+        standing: Mapping[str, float],
+        *,
+        turn: int,
+        step: Step,
+    ) -> Taught:
+        """Learn from packets, and keep the outcome only if it is no worse at home.
+
+        Args:
+            own: the node's own sample packet.
+            turn: how many distillations there were; makes each differ.
+        """
+        verdicts = self.weigh(foreign, standing)
+        lessons = self._lessons(own, foreign, verdicts)
+        if not len(lessons):
+            return Taught(classifier, False, "nobody's knowledge is trusted", verdicts)
+        settings = self._distil_settings()
+        student = distil(
+            classifier, self._train, lessons, settings=settings, seed=self.seed + 1000 * (turn + 1), step=step
+        )
+        if self._held_out is None or not len(self._held_out):
+            return Taught(student, True, "no private hold-out to judge by", verdicts)
+        decision = keep_better(classifier, student, self._held_out, self._needed_private().prior())
+        return Taught(student if decision.kept else classifier, decision.kept, decision.reason, verdicts)
+
+    def fine_tune(
+        self,
+        classifier: nn.Module,
+        more: Dataset,
+        own: Entry | None,
+        foreign: Sequence[Entry],
+        standing: Mapping[str, float],
+        steps: int,
+        step: Step,
+    ) -> Tuned:
+        """Go on learning with ``more`` among the private data, beside all that is trusted."""
+        private = more if self._train is None else concatenate([self._train, more])
+        lessons = self._lessons(own, foreign, self.weigh(foreign, standing))
+        settings = replace(self._distil_settings(), private_batch=64)
+        if steps:
+            settings = replace(settings, steps=steps)
+        if len(lessons):
+            student = distil(classifier, private, lessons, settings=settings, seed=self.seed, step=step)
+        else:
+            student = fit_classifier(classifier, private, steps=settings.steps, seed=self.seed, step=step)
+        before, after = (
+            metrics.accuracy(logits(model, more.images, self.space), more.labels) for model in (classifier, student)
+        )
+        if self._held_out is None or not len(self._held_out):
+            return Tuned(student, before, after, before, after, kept=True)
+        decision = keep_better(classifier, student, self._held_out, concatenate([self._needed_private(), more]).prior())
+        return Tuned(student, before, after, decision.before, decision.after, decision.kept)
+
+    def fit_generator(
+        self, foreign: Sequence[Entry], standing: Mapping[str, float], step: Step
+    ) -> FlowGenerator | None:
+        """A generator of the private samples and of trusted ones; None when there is nothing to learn from."""
+        images, labels, weights = self._lessons(None, foreign, self.weigh(foreign, standing)).as_samples(self.space)
+        if self.private is not None:
+            images = np.concatenate([self.private.images, images])
+            labels = np.concatenate([self.private.labels, labels])
+            weights = np.concatenate([np.ones(len(self.private), np.float32), weights])
+        if not len(labels):
+            return None
+        steps = self.settings.generator_steps or default_generator_steps(self.space)
+        return fit_generator(images, labels, self.space, weights=weights, steps=steps, seed=self.seed, step=step)
+
+    def competence(self, skills: Skills, own: Entry | None, foreign: Sequence[Entry]) -> Competence:
+        """Measured quality per class, shrunk towards 0 where there is little evidence.
+
+        Classification: on the private hold-out and on others' samples. Generation: the share of drawn
+        images that the classifier takes for their class, times how well it knows that class.
+        """
+        classes = self.space.num_classes
+        right, total = np.zeros(classes), np.zeros(classes)
+        judged = [(e.packet.images, e.packet.labels) for e in foreign if isinstance(e.packet, SamplePacket)]
+        if own is not None and isinstance(own.packet, SamplePacket):
+            judged.append((own.packet.images, own.packet.labels))
+        if self._held_out is not None:
+            judged.append((self._held_out.images, self._held_out.labels))
+        for images, labels in judged:
+            hits = logits(skills.classifier, images, self.space).argmax(axis=1) == labels
+            right += np.bincount(labels, weights=hits, minlength=classes)
+            total += np.bincount(labels, minlength=classes)
+        classify = right / (total + 2)
+        if skills.generator is None:
+            return Competence(tuple(classify.tolist()), ())
+        wanted = np.repeat(np.arange(classes), DRAWN_TO_MEASURE)
+        drawn = skills.generator.sample(wanted, seed=self.seed)
+        said = logits(skills.classifier, drawn, self.space).argmax(axis=1)
+        hits = (said == wanted).reshape(classes, DRAWN_TO_MEASURE).mean(axis=1)
+        return Competence(tuple(classify.tolist()), tuple((hits * classify).tolist()))
+
+    def personal_prior(self) -> np.ndarray | None:
+        return None if self.private is None else self.private.prior()
+
+    def _lessons(self, own: Entry | None, foreign: Sequence[Entry], verdicts: Mapping[str, Verdict]) -> Lessons:
+        entries = [*foreign, *([own] if own is not None else [])]
+        packets = {e.name: (e.author, e.packet) for e in entries if isinstance(e.packet, SamplePacket)}
+        answers = [(e.author, e.packet) for e in entries if isinstance(e.packet, LogitPacket)]
+        trusted = dict(verdicts) | ({own.author: Verdict(1.0, "own")} if own is not None else {})
+        return assemble(packets, answers, trusted, self.space)
+
+    def _condense_settings(self) -> CondenseSettings:
+        chosen, settings = CondenseSettings.for_space(self.space), self.settings
+        return replace(
+            chosen,
+            per_class=settings.samples_per_class or chosen.per_class,
+            iterations=settings.condense_steps or chosen.iterations,
+            size_limit_bytes=MAX_SAMPLE_BYTES,
+        )
+
+    def _distil_settings(self) -> DistilSettings:
+        chosen = DistilSettings() if self.private is not None else DistilSettings.for_anchor()
+        if not _is_small(self.space):
+            chosen = replace(chosen, steps=2 * chosen.steps, learning_rate=2e-3)
+        return replace(chosen, steps=self.settings.distil_steps or chosen.steps)
+
+    def _needed_private(self) -> Dataset:
+        if self.private is None:
+            raise ModelError("this node has no private data", "an anchor learns from packets only")
+        return self.private
+
+    def _needed_train(self) -> Dataset:
+        self._needed_private()
+        return self._train if self._train is not None else self._needed_private()
+
+
+def default_classifier_steps(space: Space) -> int:
+    return 150 if _is_small(space) else 500
+
+
+def default_generator_steps(space: Space) -> int:
+    return 300 if _is_small(space) else 1500
+
+
+def _is_small(space: Space) -> bool:
+    return max(space.shape[1:]) < 16
+
+
+def _split(private: Dataset | None, seed: int) -> tuple[Dataset | None, Dataset | None]:
+    if private is None:
+        return None, None
+    return hold_out(private, seed=seed)

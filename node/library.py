@@ -1,0 +1,115 @@
+"""What a node knows from packets: sealed on disk, opened and checked in memory.
+
+Of each author the newest sample packet and the newest logits count; older ones stay on disk for
+nodes that ask, and are not learned from again.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ..errors import DecodeError, SecurityError
+from ..knowledge.packet import LogitPacket, SamplePacket, decode
+from ..knowledge.space import Space
+from ..security.membership import Credentials
+from ..security.sealing import name_of, open_sealed
+from .store import PacketStore
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One opened packet. ``author`` is a PeerID, ``created_at`` unix seconds."""
+
+    name: str
+    author: str
+    author_name: str
+    seq: int
+    created_at: float
+    packet: SamplePacket | LogitPacket
+
+
+class Library:
+    """The packets of one node. `admit` may run on other threads than those that look."""
+
+    def __init__(self, space: Space, credentials: Credentials, store: PacketStore) -> None:
+        self._space = space
+        self._credentials = credentials
+        self._store = store
+        self._entries: dict[str, Entry] = {}
+        self._by_number: dict[tuple[str, int], str] = {}
+        self._admitting = threading.Lock()
+
+    def load(self, now: float) -> list[str]:
+        """Open what is on disk; damaged or foreign files are removed and named in the lines returned."""
+        notes = []
+        for name in sorted(self._store.inventory()):
+            try:
+                self._remember(self._open(name, self._store.read(name), now))
+            except (SecurityError, DecodeError) as error:
+                self._store.drop(name)
+                notes.append(f"dropped packet {name[:12]}: {error}")
+        return notes
+
+    def admit(self, name: str, data: bytes, now: float) -> Entry:
+        """Check a packet, keep it, and return it opened.
+
+        Raises:
+            SecurityError: not from a member of this mesh, or its author reused a sequence number.
+            DecodeError: malformed, or of another space.
+        """
+        entry = self._open(name, data, now)
+        with self._admitting:
+            other = self._by_number.get((entry.author, entry.seq), name)
+            if other != name:
+                raise SecurityError(f"{entry.author_name} signed two packets with the number {entry.seq}")
+            if name not in self._entries:
+                self._store.put(name, data)
+                self._remember(entry)
+        return entry
+
+    def samples(self) -> dict[str, Entry]:
+        """Name -> entry: the newest sample packet of each author."""
+        newest = self._newest(SamplePacket)
+        return {entry.name: entry for entry in newest}
+
+    def answers(self) -> dict[str, Entry]:
+        """Name -> entry: the newest logits of each author, in the order of their making."""
+        newest = self._newest(LogitPacket)
+        return {entry.name: entry for entry in sorted(newest, key=lambda e: (e.created_at, e.name))}
+
+    def of_others(self) -> list[Entry]:
+        """Others' newest samples, then their newest answers in the order of their making."""
+        known = [*self.samples().values(), *self.answers().values()]
+        return [entry for entry in known if entry.author != self._credentials.peer_id]
+
+    def own_samples(self) -> Entry | None:
+        """This node's newest sample packet."""
+        return next((e for e in self.samples().values() if e.author == self._credentials.peer_id), None)
+
+    def newest_number(self, author: str) -> int:
+        """The highest sequence number seen of an author; 0: none."""
+        return max((seq for known, seq in list(self._by_number) if known == author), default=0)
+
+    def get(self, name: str) -> Entry | None:
+        return self._entries.get(name)
+
+    def _newest(self, kind: type) -> Iterable[Entry]:
+        newest: dict[str, Entry] = {}
+        for entry in list(self._entries.values()):
+            known = newest.get(entry.author)
+            if isinstance(entry.packet, kind) and (known is None or entry.seq > known.seq):
+                newest[entry.author] = entry
+        return newest.values()
+
+    def _open(self, name: str, data: bytes, now: float) -> Entry:
+        if name_of(data) != name:
+            raise DecodeError(f"the bytes are not those of packet {name[:12]}")
+        sealed = open_sealed(data, self._credentials, now)
+        packet = decode(sealed.body, self._space)
+        return Entry(name, sealed.author, sealed.author_name, sealed.seq, sealed.created_at, packet)
+
+    def _remember(self, entry: Entry) -> None:
+        self._entries[entry.name] = entry
+        self._by_number[entry.author, entry.seq] = entry.name

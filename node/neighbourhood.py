@@ -1,0 +1,104 @@
+"""Who is there and what they can do: the live peers, as the plan and the router need them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Protocol
+
+from ..errors import DecodeError, Refused
+from ..knowledge.trust import Verdict
+from ..mesh.members import Peer, PeerState
+from ..mesh.transport import Traffic
+from .library import Library
+from .plan import PeerView, Role
+from .router import Candidate, Competence, Hop
+
+
+class Network(Protocol):
+    """What a node needs of the mesh."""
+
+    def peers(self) -> list[Peer]: ...
+
+    def missing(self) -> int: ...
+
+    def set_advert(self, advert: dict[str, Any]) -> None: ...
+
+    def announce(self, name: str) -> None: ...
+
+    async def request(self, peer_id: str, kind: str, body: dict[str, Any], timeout_s: float) -> dict[str, Any]: ...
+
+    def traffic(self) -> Traffic: ...
+
+
+class Neighbourhood:
+    """The live peers of one node. Without a network (before the start, in studies) there are none."""
+
+    def __init__(self, library: Library, classes: int) -> None:
+        self._library = library
+        self._classes = classes
+        self._network: Network | None = None
+
+    def attach(self, network: Network) -> None:
+        self._network = network
+
+    def live(self) -> list[Peer]:
+        return [] if self._network is None else [p for p in self._network.peers() if p.state is PeerState.LIVE]
+
+    def views(self) -> tuple[PeerView, ...]:
+        """Role and advertised stage of each live peer, for the plan."""
+        return tuple(PeerView(_role(peer), _whole(peer.advert.get("stage"))) for peer in self.live())
+
+    def candidates(self, trust: dict[str, Verdict]) -> list[Candidate]:
+        """The live peers with what they advertise, scaled by the trust in them, for the router."""
+        found = []
+        for peer in self.live():
+            try:
+                advertised = Competence.from_map(peer.advert.get("competence"), self._classes)
+            except DecodeError:
+                continue
+            factor = trust[peer.peer_id].weight if peer.peer_id in trust else 1.0
+            competence = replace(
+                advertised,
+                classify=tuple(factor * quality for quality in advertised.classify),
+                generate=tuple(factor * quality for quality in advertised.generate),
+            )
+            hop: Hop = "anchor" if _role(peer) == "anchor" else "peer"
+            found.append(Candidate(peer.peer_id, peer.name, hop, competence, peer.rtt_s or 0.0))
+        return found
+
+    def missing(self) -> int:
+        """Packets that are on their way: announced by neighbours, or numbered in their author's advert."""
+        if self._network is None:
+            return 0
+        promised = [
+            peer
+            for peer in self.live()
+            if _whole(peer.advert.get("newest")) > self._library.newest_number(peer.peer_id)
+        ]
+        return self._network.missing() + len(promised)
+
+    def advertise(self, advert: dict[str, Any]) -> None:
+        if self._network is not None:
+            self._network.set_advert(advert)
+
+    def announce(self, name: str) -> None:
+        if self._network is not None:
+            self._network.announce(name)
+
+    def traffic(self) -> Traffic:
+        return Traffic() if self._network is None else self._network.traffic()
+
+    async def ask(self, peer_id: str, kind: str, body: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        """Raises PeerError, DecodeError: as the mesh's request does."""
+        if self._network is None:
+            raise Refused("this node is not connected", code="not-ready")
+        return await self._network.request(peer_id, kind, body, timeout_s)
+
+
+def _role(peer: Peer) -> Role:
+    return "anchor" if "anchor" in peer.roles else "node"
+
+
+def _whole(value: object) -> int:
+    """A number that a peer advertises; 0 if it is none."""
+    return value if type(value) is int else 0

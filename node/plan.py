@@ -1,0 +1,200 @@
+"""What a node does next: a pure function from its situation to one action.
+
+Rules are tried in order; each is a small function that returns an action or None. Nothing here
+knows of networks, clocks or tensors, so every decision is tested as a table of cases.
+
+A node goes through *stages*, which it advertises so that others know what to wait for:
+
+    0 learning     no knowledge published yet
+    1 published    its samples (and first logits) are out; an anchor, which has none, starts here
+    2 taught       it distilled what the others published and sent fresh logits (an anchor: its answers)
+
+Nobody waits for ever: ``patience_s`` after the last new knowledge a node goes on with what it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Literal
+
+Role = Literal["node", "anchor"]
+
+
+class Stage(IntEnum):
+    LEARNING = 0
+    PUBLISHED = 1
+    TAUGHT = 2
+
+
+@dataclass(frozen=True)
+class PeerView:
+    """What the plan needs to know of a live peer: its role and the stage that it advertises."""
+
+    role: Role
+    stage: int
+
+
+@dataclass(frozen=True)
+class Situation:
+    """All that decides the next action.
+
+    Attributes:
+        trained: the classifier has learnt from the private data.
+        published: the node's own samples are out.
+        samples, logits: names of the usable packets of others that are here.
+        taught_by: names of the packets that were in the last distillation.
+        refined: distillations since the last one that brought new samples.
+        answered: packets that ``logits`` of our own were published about (own ones; an anchor's: all).
+        generator_taught_by: names of the sample packets behind the generator, None: no generator yet.
+        missing: packets that peers announced and that are still on their way.
+        peers: the live peers.
+        idle_s: seconds since the last new knowledge arrived (or since the start).
+    """
+
+    role: Role
+    trained: bool = False
+    published: bool = False
+    samples: frozenset[str] = frozenset()
+    logits: frozenset[str] = frozenset()
+    taught_by: frozenset[str] = frozenset()
+    refined: int = 0
+    logits_due: bool = False
+    generator_taught_by: frozenset[str] | None = None
+    missing: int = 0
+    peers: tuple[PeerView, ...] = ()
+    idle_s: float = 0.0
+    patience_s: float = 20.0
+    refinements: int = 1
+
+
+@dataclass(frozen=True)
+class Train:
+    """Learn the classifier from private data."""
+
+
+@dataclass(frozen=True)
+class Publish:
+    """Condense the private data, and publish samples with logits."""
+
+
+@dataclass(frozen=True)
+class Distil:
+    """Learn from the packets named, in one go; ``refines`` when they bring new logits only."""
+
+    packets: frozenset[str]
+    refines: bool
+
+
+@dataclass(frozen=True)
+class PublishLogits:
+    """Send fresh logits: about its own samples (a node), about all trusted samples (an anchor)."""
+
+
+@dataclass(frozen=True)
+class TrainGenerator:
+    """Fit the generator to private data and to the sample packets named."""
+
+    packets: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Nothing to do until something changes; ``settled`` when nothing is expected either.
+
+    Attributes:
+        at_most_s: look again after this many seconds, None: only on news.
+    """
+
+    settled: bool
+    at_most_s: float | None = field(default=None)
+
+
+Action = Train | Publish | Distil | PublishLogits | TrainGenerator | Wait
+
+
+def stage_of(now: Situation) -> Stage:
+    """The stage to advertise."""
+    if now.taught_by and not now.logits_due:
+        return Stage.TAUGHT
+    return Stage.PUBLISHED if now.published or now.role == "anchor" else Stage.LEARNING
+
+
+def plan(now: Situation) -> Action:
+    """The next action; `Wait` when there is none."""
+    for rule in _RULES:
+        if action := rule(now):
+            return action
+    return _wait(now)
+
+
+def _train(now: Situation) -> Action | None:
+    return Train() if now.role == "node" and not now.trained else None
+
+
+def _publish(now: Situation) -> Action | None:
+    return Publish() if now.role == "node" and not now.published else None
+
+
+def _publish_logits(now: Situation) -> Action | None:
+    return PublishLogits() if now.logits_due else None
+
+
+def _distil_new_samples(now: Situation) -> Action | None:
+    if not now.samples - now.taught_by or not _gathered(now, Stage.PUBLISHED):
+        return None
+    return Distil(now.samples | now.logits, refines=False)
+
+
+def _refine(now: Situation) -> Action | None:
+    fresh = now.logits - now.taught_by
+    if not fresh or not now.taught_by or now.refined >= now.refinements or not _gathered(now, Stage.TAUGHT):
+        return None
+    return Distil(now.samples | now.logits, refines=True)
+
+
+def _first_generator(now: Situation) -> Action | None:
+    if now.role == "node" and now.generator_taught_by is None:
+        return TrainGenerator(frozenset())
+    return None
+
+
+def _better_generator(now: Situation) -> Action | None:
+    if not now.trained or now.samples <= (now.generator_taught_by or frozenset()) or _expects_more(now):
+        return None
+    return TrainGenerator(now.samples)
+
+
+_RULES: tuple[Callable[[Situation], Action | None], ...] = (
+    _train,
+    _publish,
+    _publish_logits,
+    _distil_new_samples,
+    _refine,
+    _first_generator,
+    _better_generator,
+)
+
+
+def _gathered(now: Situation, stage: Stage) -> bool:
+    """All that live peers are about to tell is here, or patience has run out."""
+    complete = not now.missing and all(peer.stage >= stage for peer in now.peers)
+    return complete or now.idle_s >= now.patience_s
+
+
+def _expects_more(now: Situation) -> bool:
+    """Something that this node would still distil is on its way (and patience has not run out)."""
+    if now.idle_s >= now.patience_s:
+        return False
+    if now.missing or now.samples - now.taught_by:
+        return True
+    waits_for_samples = any(peer.stage < Stage.PUBLISHED for peer in now.peers)
+    waits_for_logits = now.refined < now.refinements and any(peer.stage < Stage.TAUGHT for peer in now.peers)
+    return waits_for_samples or (bool(now.taught_by) and waits_for_logits)
+
+
+def _wait(now: Situation) -> Wait:
+    if _expects_more(now):
+        return Wait(settled=False, at_most_s=max(0.1, now.patience_s - now.idle_s))
+    return Wait(settled=True)

@@ -1,0 +1,239 @@
+"""What a node keeps on disk: its journal, its checkpoints, its packets. All writes are atomic.
+
+    <home>/lock                     held while a daemon runs, with its pid
+    <home>/state/journal.bin        how far the node has come (canonical msgpack)
+    <home>/state/<kind>-<n>.safetensors    checkpoints that the journal names
+    <home>/private/<n>.npz          labelled samples that fine-tuning added to the private data
+    <home>/packets/<sha256>         sealed packets, its own and others', named by their content
+
+The journal is the only source of truth: checkpoints are written first, then the journal that names
+them replaces the old one in a single rename, then what nothing names is deleted. A kill -9 at any
+moment leaves the state before or after a step, never between.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..codec import expect_map, pack, unpack
+from ..errors import DecodeError, StateError
+from ..security.files import make_private_folder, write_atomic
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..knowledge.data import Dataset
+
+MAX_JOURNAL_BYTES = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Journal:
+    """How far a node has come.
+
+    Attributes:
+        sequence: the last sequence number given out; a number is on disk before it is used.
+        version: counts changes of the classifier; 0: not trained yet.
+        classifier, generator: checkpoint files in ``state/``; ``*_before``: as they were before the
+            mesh taught them.
+        published: name of the node's own sample packet.
+        taught_by, refined, logits_due, generator_taught_by: see `meshlore.node.plan.Situation`.
+        classify, generate: measured quality per class, in percent, one byte each (`Competence`).
+        standing: reputation factor 0..1 per author, lowered when what an author taught was rolled back.
+    """
+
+    sequence: int = 0
+    version: int = 0
+    classifier: str = ""
+    classifier_before: str = ""
+    generator: str = ""
+    generator_before: str = ""
+    published: str = ""
+    taught_by: tuple[str, ...] = ()
+    refined: int = 0
+    logits_due: bool = False
+    generator_taught_by: tuple[str, ...] = ()
+    classify: bytes = b""
+    generate: bytes = b""
+    standing: Mapping[str, float] = field(default_factory=dict)
+
+
+class HomeLock:
+    """One daemon per home: an advisory lock that the kernel frees when the process dies.
+
+    Raises:
+        StateError: another daemon runs in this home.
+    """
+
+    def __init__(self, home: Path) -> None:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._file = os.fdopen(os.open(home / "lock", os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), "r+")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._file.seek(0)
+            owner = self._file.read().strip() or "unknown"
+            self._file.close()
+            raise StateError(
+                f"a daemon runs in {home} already (pid {owner})", "stop it first, or give another --home"
+            ) from None
+        self._file.truncate(0)
+        self._file.write(str(os.getpid()))
+        self._file.flush()
+
+    def release(self) -> None:
+        self._file.close()
+
+
+class StateStore:
+    """Journal and checkpoints of one home."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self._folder = home / "state"
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.journal = self._read()
+        self._sweep()
+
+    def update(self, **changes: Any) -> Journal:
+        """Replace fields of the journal, durably.
+
+        Raises:
+            StateError: the disk is full or not writable; the old journal stays.
+        """
+        old, journal = self.journal, replace(self.journal, **changes)
+        write_atomic(self._folder / "journal.bin", pack(asdict(journal)))
+        self.journal = journal
+        for name in _checkpoints(old) - _checkpoints(journal):
+            (self._folder / name).unlink(missing_ok=True)
+        return journal
+
+    def next_sequence(self, above: int = 0) -> int:
+        """A sequence number that was never given out before, on disk before it is returned.
+
+        ``above`` is the highest known from elsewhere: own packets outlive a journal that was deleted.
+        """
+        return self.update(sequence=max(self.journal.sequence, above) + 1).sequence
+
+    def save_checkpoint(self, kind: str, tensors: Mapping[str, torch.Tensor]) -> str:
+        """Write tensors as a new file and return its name, for the journal to name."""
+        from safetensors.torch import save
+
+        numbers = [int(path.stem.rsplit("-", 1)[1]) for path in self._folder.glob(f"{kind}-*.safetensors")]
+        name = f"{kind}-{max(numbers, default=0) + 1}.safetensors"
+        write_atomic(self._folder / name, save({key: value.contiguous() for key, value in tensors.items()}))
+        return name
+
+    def load_checkpoint(self, name: str) -> dict[str, torch.Tensor]:
+        """Raises StateError when the file is missing or damaged."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        try:
+            tensors: dict[str, torch.Tensor] = load((self._folder / name).read_bytes())
+            return tensors
+        except (OSError, SafetensorError) as error:
+            raise StateError(
+                f"the checkpoint {self._folder / name} cannot be read ({error})",
+                "delete the state folder to start learning anew; identity and packets stay",
+            ) from None
+
+    def _read(self) -> Journal:
+        path = self._folder / "journal.bin"
+        try:
+            value = unpack(path.read_bytes(), max_bytes=MAX_JOURNAL_BYTES, max_items=1_000_000)
+        except FileNotFoundError:
+            return Journal()
+        except (OSError, DecodeError) as error:
+            raise StateError(
+                f"{path} cannot be read ({error})", "restore it; a lost journal may reuse sequence numbers"
+            ) from None
+        try:
+            return _journal_of(value)
+        except DecodeError as error:
+            raise StateError(
+                f"{path} is damaged or of another version ({error})", "run the meshlore that wrote it, or restore it"
+            ) from None
+
+    def _sweep(self) -> None:
+        """Delete what a crash left between a checkpoint and the journal that would have named it."""
+        for path in (*self._folder.glob("*.safetensors"), *self._folder.glob(".*.tmp")):
+            if path.name not in _checkpoints(self.journal):
+                path.unlink(missing_ok=True)
+
+
+def _journal_of(value: Any) -> Journal:
+    """Raises DecodeError when a field is missing, unknown or of the wrong kind."""
+    kinds = {name: list if kind is tuple else kind for name, kind in _JOURNAL_KINDS.items()}
+    read = expect_map(value, kinds)
+    for name, kind in _JOURNAL_KINDS.items():
+        if kind is int and read[name] < 0:
+            raise DecodeError(f"field {name!r} is negative")
+        if kind is tuple:
+            read[name] = tuple(read[name])
+            if not all(type(item) is str for item in read[name]):
+                raise DecodeError(f"field {name!r} holds something else than names")
+    if not all(type(factor) is float for factor in read["standing"].values()):
+        raise DecodeError("field 'standing' holds something else than factors")
+    return Journal(**read)
+
+
+_JOURNAL_KINDS: dict[str, type] = {item.name: type(getattr(Journal(), item.name)) for item in fields(Journal)}
+
+
+def _checkpoints(journal: Journal) -> set[str]:
+    return {journal.classifier, journal.classifier_before, journal.generator, journal.generator_before} - {""}
+
+
+def keep_private(home: Path, data: Dataset) -> None:
+    """Add labelled samples to the private data of this home, durably."""
+    from ..knowledge.sources import save_npz
+
+    folder = home / "private"
+    make_private_folder(folder)
+    numbers = [int(path.stem) for path in private_additions(home) if path.stem.isdecimal()]
+    save_npz(folder / f"{max(numbers, default=-1) + 1:06}.npz", data)
+
+
+def private_additions(home: Path) -> list[Path]:
+    """Files of samples that `keep_private` added."""
+    return sorted((home / "private").glob("*.npz"))
+
+
+class PacketStore:
+    """Sealed packets as files named by the SHA-256 of their bytes."""
+
+    def __init__(self, home: Path) -> None:
+        self._folder = home / "packets"
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for unfinished in self._folder.glob(".*.tmp"):
+            unfinished.unlink(missing_ok=True)
+        self._sizes = {
+            path.name: path.stat().st_size
+            for path in self._folder.iterdir()
+            if re.fullmatch(r"[0-9a-f]{64}", path.name)
+        }
+
+    def inventory(self) -> dict[str, int]:
+        """Name and size in bytes of every packet held."""
+        return dict(self._sizes)
+
+    def read(self, name: str) -> bytes:
+        """Raises KeyError when the packet is not held."""
+        if name not in self._sizes:
+            raise KeyError(name)
+        return (self._folder / name).read_bytes()
+
+    def put(self, name: str, data: bytes) -> None:
+        write_atomic(self._folder / name, data)
+        self._sizes[name] = len(data)
+
+    def drop(self, name: str) -> None:
+        self._sizes.pop(name, None)
+        (self._folder / name).unlink(missing_ok=True)
