@@ -8,10 +8,10 @@ TYPING := $(VENV)/typing
 .PHONY: demo test lint types check clean
 
 demo: $(READY)
-	$(BIN)/meshlore demo $(ARGS)
+	@$(BIN)/meshlore demo $(ARGS)
 
 test: $(READY)
-	$(BIN)/pytest $(ARGS)
+	@$(BIN)/pytest $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -23,7 +23,7 @@ types: $(READY) $(TYPING)/meshlore
 check: lint types test
 
 $(READY): pyproject.toml constraints.txt setup.sh
-	PYTHON=$(PYTHON) sh setup.sh $(VENV)
+	@PYTHON=$(PYTHON) sh setup.sh $(VENV)
 
 # mypy finds the package under its name, whatever the checkout folder is called
 $(TYPING)/meshlore:
