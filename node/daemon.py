@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import os
 import signal
@@ -25,6 +26,7 @@ from ..mesh.members import HeartbeatSettings, Peer
 from ..mesh.mesh import Mesh, MeshSettings
 from ..mesh.transport import Body, Caller
 from ..security.certificates import needs_renewal
+from ..security.identity import Identity
 from ..security.invites import InviteBook
 from ..security.join import answer_request
 from ..security.membership import Credentials
@@ -199,12 +201,19 @@ def build_node(home: Path, settings: Settings, credentials: Credentials) -> tupl
     space = Space.from_map(credentials.charter.space)
     role: Role = "anchor" if "anchor" in credentials.certificate.roles else "node"
     private, notes = _private_data(home, settings, space) if role == "node" else (None, [])
-    learner = Learner(space, role, settings.model, private, settings.learning, settings.seed)
+    seed = _secret_seed(credentials.identity) if settings.seed is None else settings.seed
+    learner = Learner(space, role, settings.model, private, settings.learning, seed)
     learner.fresh()
     packets, state = PacketStore(home), StateStore(home)
     library = Library(space, credentials, packets)
     notes += library.load(time.time())
     return EdgeNode(settings, credentials, learner, library, packets, state), notes
+
+
+def _secret_seed(identity: Identity) -> int:
+    """A seed that only this device knows: noise in what it publishes, and the probes by which it weighs others,
+    must not be guessed."""
+    return int.from_bytes(hashlib.sha256(identity.sign("learning-seed", b"")).digest()[:6], "big")
 
 
 def _private_data(home: Path, settings: Settings, space: Space) -> tuple[Dataset, list[str]]:

@@ -52,7 +52,7 @@ class Settings(BaseModel):
     model: str = ""
     listen: tuple[str, ...] = ("/ip4/127.0.0.1/tcp/0",)
     bootstrap: tuple[str, ...] = ()
-    seed: int = Field(0, ge=0, lt=2**31)
+    seed: int | None = Field(None, ge=0, lt=2**31)
     threads: int = Field(1, ge=1, le=256)
     heartbeat_s: float = Field(2.0, ge=0.1, le=60)
     log_level: Literal["debug", "info", "warning", "error"] = "info"

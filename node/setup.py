@@ -144,7 +144,7 @@ def _check_usable(settings: Settings, role: str, dataset: Dataset, space: Space)
     from ..knowledge.models import build_model
     from .learner import DEFAULT_MODELS
 
-    build_model(settings.model or DEFAULT_MODELS[role], space, settings.seed)
+    build_model(settings.model or DEFAULT_MODELS[role], space, seed=0)
     return dataset.select_classes(settings.classes) if settings.classes else dataset
 
 

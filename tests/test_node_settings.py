@@ -38,7 +38,7 @@ def test_flags_win_over_the_environment_and_the_environment_over_the_file(config
 
 def test_without_a_file_the_defaults_hold(tmp_path):
     settings = load_settings(tmp_path / "none.toml", environment={})
-    assert (settings.seed, settings.learning.patience_s) == (0, 20.0)
+    assert (settings.seed, settings.learning.patience_s) == (None, 20.0)
 
 
 def test_variables_that_name_places_and_secrets_are_no_settings(tmp_path):
