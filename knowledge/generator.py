@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import copy
 import math
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +25,7 @@ from .space import Space
 from .training import Step, cosine, no_step
 
 DRAWN_AT_ONCE = 512
+_IMPORTING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -115,10 +118,8 @@ class FlowGenerator:
         return to_images(torch.cat(drawn).view(-1, *self.space.shape), self.space)
 
     def _draw(self, labels: Tensor, steps: int, guidance: float, random: torch.Generator) -> Tensor:
-        from diffusers import FlowMatchEulerDiscreteScheduler
-
         anything = torch.full_like(labels, len(self.space.classes))
-        scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=1.0)
+        scheduler = _scheduler_class()(num_train_timesteps=1000, shift=1.0)
         scheduler.set_timesteps(sigmas=np.linspace(1, 1 / steps, steps).tolist())
         codes = torch.randn(len(labels), self.codec.directions.shape[1], generator=random)
         for moment in scheduler.timesteps:
@@ -259,6 +260,14 @@ def _train(
             torch._foreach_lerp_(averaged, weights, 1 - decay)
         step((turn + 1) / steps)
     return average
+
+
+def _scheduler_class() -> Any:
+    """Imported on first use, as it takes seconds; one thread at a time, as diffusers' lazy modules need."""
+    with _IMPORTING:
+        from diffusers import FlowMatchEulerDiscreteScheduler
+
+        return FlowMatchEulerDiscreteScheduler
 
 
 def _build(codec: Codec, space: Space, settings: FlowSettings, seed: int = 0) -> Velocity:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -103,3 +106,16 @@ def test_a_step_that_raises_stops_the_fit(some: Dataset) -> None:
 
     with pytest.raises(Cancelled):
         fit_generator(some.images, some.labels, some.space, steps=5, seed=0, step=stop)
+
+
+def test_two_threads_may_import_the_scheduler_at_once():
+    code = """
+import threading
+from meshlore.knowledge.generator import _scheduler_class
+found = []
+threads = [threading.Thread(target=lambda: found.append(_scheduler_class())) for _ in range(4)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+assert len(found) == 4, found
+"""
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False).returncode == 0

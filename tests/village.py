@@ -27,6 +27,7 @@ from meshlore.security.membership import Credentials, Keyring, MeshRoot
 
 SPACE = Space((1, 8, 8), ("0", "1", "2", "3"), levels=17)
 QUICK = MeshSettings(heartbeat=HeartbeatSettings(interval_s=0.3, first_redial_s=0.1), tick_s=0.05, relay_delay_s=0.1)
+SEED = 5
 LEARNING = Learning(
     samples_per_class=4, classifier_steps=40, condense_steps=40, distil_steps=40, generator_steps=10, patience_s=3
 )
@@ -55,7 +56,7 @@ class Village:
         """Start (again) the node of a home, as the daemon does, but for libp2p."""
         home, credentials = self.folder / name, self.members[name]
         data = home / "data.npz"
-        settings = Settings(name=name, data=str(data) if data.exists() else "", learning=LEARNING)
+        settings = Settings(name=name, data=str(data) if data.exists() else "", seed=SEED, learning=LEARNING)
         built, _ = await asyncio.to_thread(build_node, home, settings, credentials)
         node(built)
         await built.restore()
