@@ -60,7 +60,22 @@ class Cycle:
         self.trust: dict[str, Verdict] = {}
 
     async def do(self, action: Action, journal: Journal, skills: Skills | None) -> Outcome:
-        """Raises Cancelled when the lane closes meanwhile; `MeshloreError`s of the work itself."""
+        """Do one action. What others sent cannot end the node: work on it that fails is set aside, with a loss
+        of standing for those who brought something new.
+
+        Raises:
+            Cancelled: the lane was closed meanwhile.
+            Exception: what work on the node's own data failed with.
+        """
+        try:
+            return await self._do(action, journal, skills)
+        except Exception as error:
+            if isinstance(error, Cancelled) or not isinstance(action, Distil | TrainGenerator):
+                raise
+            log.exception("cannot learn from what others sent", action=type(action).__name__)
+            return self._set_aside(action, journal)
+
+    async def _do(self, action: Action, journal: Journal, skills: Skills | None) -> Outcome:
         match action:
             case Train():
                 classifier = await self._lane.train("learning", self._learner.train)
@@ -163,6 +178,15 @@ class Cycle:
             replace(skills, generator=generator, generator_before=before),
             {"generator_taught_by": tuple(sorted(names))},
         )
+
+    def _set_aside(self, action: Distil | TrainGenerator, journal: Journal) -> Outcome:
+        names = tuple(sorted(action.packets))
+        known = journal.taught_by if isinstance(action, Distil) else journal.generator_taught_by
+        fresh = {entry.author for entry in self._chosen(action.packets) if entry.name not in known}
+        changes: dict[str, Any] = {"standing": _standing(journal.standing, fresh, kept=False)}
+        if isinstance(action, Distil):
+            return Outcome(changes=changes | {"taught_by": names, "refined": journal.refined + action.refines})
+        return Outcome(changes=changes | {"generator_taught_by": names})
 
     def _chosen(self, names: frozenset[str]) -> list[Entry]:
         return [entry for entry in self._library.of_others() if entry.name in names]

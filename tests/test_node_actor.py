@@ -226,6 +226,24 @@ async def test_an_error_in_learning_ends_the_node_with_that_error(village, kind)
         await asyncio.wait_for(cid.running, 5)
 
 
+@pytest.mark.parametrize("work", ["distil", "fit_generator"])
+async def test_an_error_in_learning_from_others_is_set_aside_and_costs_them_standing(village, work):
+    def broken(node):
+        if work == "distil":
+            node.learner.distil = lambda *_, **__: (_ for _ in ()).throw(ZeroDivisionError("poison"))
+        else:
+            fit = node.learner.fit_generator
+            node.learner.fit_generator = lambda foreign, *rest: fit(foreign, *rest) if not foreign else 1 / 0
+
+    shutil.rmtree(village.folder / "ann" / "state")
+    ann = await village.start("ann", node=broken)
+    await settled(ann)
+    assert ann.skills is not None
+    assert ann.state.journal.standing
+    assert all(factor < 1 for factor in ann.state.journal.standing.values())
+    assert (await submit(ann, Classify(TEST.images[:2]))).answer.node == "ann"
+
+
 async def test_an_anchor_that_trusts_nobody_waits(village):
     def distrustful(node):
         node.learner.weigh = lambda foreign, _standing: {entry.author: Verdict(0.0, "no") for entry in foreign}
