@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import ConfigError, MeshloreError, NotAMember
+from ..errors import ConfigError, DecodeError, MeshloreError, NotAMember
+from ..security.invites import host_of
 from ..security.membership import Certificate
 from . import messages
 from .addresses import Book, load_book, save_book
@@ -19,6 +21,8 @@ from .settings import MeshSettings
 from .transport import Body, Transport
 
 log = logging.getLogger("meshlore.mesh")
+
+SHORTEST_DIAL_S = 1.5
 
 
 @dataclass
@@ -69,13 +73,14 @@ class Acquaintance:
         """Learn the addresses to start from.
 
         Raises:
-            ConfigError: a bootstrap address has no /p2p/ part.
+            ConfigError: a bootstrap address is not valid or has no /p2p/ part.
         """
         now = self._clock()
         for address in bootstrap:
-            peer_id = messages.peer_id_in(address)
-            if peer_id is None:
-                raise ConfigError(f"bootstrap address {address!r} has no /p2p/ part", "copy all of it")
+            try:
+                peer_id = host_of(address)
+            except DecodeError as error:
+                raise ConfigError(f"bootstrap address: {error.message}", "copy all of it, with /p2p/…") from None
             self._table.learn(peer_id, [address], now)
             self._table.keep(peer_id)
             self._bootstrap.add(peer_id)
@@ -126,8 +131,10 @@ class Acquaintance:
             if peer.state is PeerState.GONE:
                 self._tasks.once("hang up", peer.peer_id, self._transport.disconnect, peer.peer_id)
         room = self._settings.max_neighbours - len(self._links)
-        room = min(room, self._settings.parallel_dials - self._tasks.count("dial"))
-        for peer_id, addresses in self._table.due_dials(now)[: max(0, room)]:
+        dialled = self._tasks.under_way("dial")
+        room = min(room, self._settings.parallel_dials - len(dialled))
+        due = [(peer_id, addresses) for peer_id, addresses in self._table.due_dials(now) if peer_id not in dialled]
+        for peer_id, addresses in due[: max(0, room)]:
             self._tasks.once("dial", peer_id, self._dial, peer_id, addresses)
         for peer_id in self._table.due_beats(now):
             self._tasks.once("beat", peer_id, self._beat, peer_id)
@@ -146,19 +153,19 @@ class Acquaintance:
             self._tasks.once("exchange", peer_id, self._exchange, peer_id)
         if now >= self._next_save:
             self._next_save = now + self._settings.save_addresses_s
-            self.save_addresses()
+            self._tasks.once("save", "addresses", self.save_addresses)
 
-    def save_addresses(self) -> None:
-        """Write the address book if it changed. A file of some kB at most; an error is one warning."""
+    async def save_addresses(self) -> None:
+        """Write the address book if it changed, on a worker thread. Some kB at most; an error is one warning."""
         met = {peer.peer_id: peer.addresses for peer in self.peers() if peer.addresses and peer.name}
         book = {**self._book, **met}
         if self._book_path is None or book == self._book:
             return
-        self._book = book
         try:
-            save_book(self._book_path, book)
+            await asyncio.to_thread(save_book, self._book_path, book)
         except MeshloreError as error:
             log.warning("the address book was not saved: %s", error)
+        self._book = book
 
     async def request(self, peer_id: str, kind: str, body: Body) -> Body:
         """A request of the mesh itself; its answer also tells the round-trip time."""
@@ -192,10 +199,15 @@ class Acquaintance:
     # --- what a tick starts; each ends by a deadline
 
     async def _dial(self, peer_id: str, addresses: tuple[str, ...]) -> None:
-        refused, reason = False, ""
-        for address in addresses:
+        """All addresses together have one deadline; each has its share of what is left of it."""
+        refused, reason, deadline = False, "", self._clock() + self._settings.dial_timeout_s
+        for number, address in enumerate(addresses):
+            left_s = deadline - self._clock()
+            if left_s <= 0:
+                break
+            share_s = min(left_s, max(left_s / (len(addresses) - number), SHORTEST_DIAL_S))
             try:
-                await self._transport.connect(address, self._settings.dial_timeout_s)
+                await self._transport.connect(address, share_s)
                 return
             except NotAMember as error:
                 refused, reason = True, str(error)
@@ -224,7 +236,7 @@ class Acquaintance:
 
     async def _exchange(self, peer_id: str) -> None:
         answer = await self.request(peer_id, messages.PEERS, messages.ask_peers_body(self._circle()))
-        self._learn_peers(messages.read_peers(answer))
+        self._learn_peers(messages.read_peers(answer), peer_id)
 
     # --- small parts
 
@@ -234,19 +246,20 @@ class Acquaintance:
 
     def _learn_hello(self, peer_id: str, hello: Hello) -> None:
         self._table.introduced(peer_id, hello.addresses, self._clock())
-        self._learn_peers(hello.peers)
+        self._learn_peers(hello.peers, peer_id)
         self._table.set_advert(peer_id, hello.advert)
         if link := self._links.get(peer_id):
             link.greeted = True
             self._on_hello(peer_id, hello.digest)
         self._on_change(peer_id)
 
-    def _learn_peers(self, peers: messages.KnownPeers) -> None:
+    def _learn_peers(self, peers: messages.KnownPeers, informant: str) -> None:
         now = self._clock()
         for peer_id, addresses in peers:
-            if peer_id != self._transport.peer_id and self._table.peer(peer_id, now) is None:
+            new = peer_id != self._transport.peer_id and self._table.peer(peer_id, now) is None
+            self._table.learn(peer_id, addresses, now, informant)
+            if new and self._table.peer(peer_id, now) is not None:
                 self._exchange_soon(now)
-            self._table.learn(peer_id, addresses, now)
 
     def _exchange_soon(self, now: float) -> None:
         self._exchange_s = self._settings.first_exchange_s

@@ -6,9 +6,10 @@ import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ..security.files import write_atomic
-from .messages import MAX_ADDRESS_LENGTH, MAX_ADDRESSES, peer_id_in
+from .messages import MAX_ADDRESSES, peer_id_in
 
 log = logging.getLogger("meshlore.mesh")
 
@@ -17,17 +18,24 @@ Book = Mapping[str, tuple[str, ...]]
 
 
 def load_book(path: Path) -> Book:
-    """Peer id to addresses. A missing book is empty; so is a damaged one, with a warning: nothing is lost."""
+    """Peer id to addresses, without those that are not valid.
+
+    A missing book is empty; so is a damaged one, with a warning: nothing is lost.
+    """
     try:
         if path.stat().st_size > MAX_BOOK_BYTES:
             raise ValueError("too large")
         entries = json.loads(path.read_bytes())
-        return {str(peer_id): _checked(peer_id, addresses) for peer_id, addresses in entries.items()}
+        book = {peer_id: _valid(peer_id, addresses) for peer_id, addresses in entries.items()}
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         log.warning("the address book %s is unusable (%s); starting without it", path, str(error)[:80])
         return {}
+    usable = {peer_id: addresses for peer_id, addresses in book.items() if addresses}
+    if len(usable) < len(book):
+        log.warning("%d entries of the address book %s are unusable", len(book) - len(usable), path)
+    return usable
 
 
 def save_book(path: Path, book: Book) -> None:
@@ -35,9 +43,8 @@ def save_book(path: Path, book: Book) -> None:
     write_atomic(path, json.dumps(book, indent=1, sort_keys=True).encode())
 
 
-def _checked(peer_id: str, addresses: list[str]) -> tuple[str, ...]:
-    if len(addresses) > MAX_ADDRESSES or any(len(address) > MAX_ADDRESS_LENGTH for address in addresses):
-        raise ValueError("too many or too long addresses")
-    if any(peer_id_in(address) != peer_id for address in addresses):
-        raise ValueError("an address of another peer")
-    return tuple(addresses)
+def _valid(peer_id: str, addresses: Any) -> tuple[str, ...]:
+    if type(addresses) is not list:
+        return ()
+    valid = [address for address in addresses if type(address) is str and peer_id_in(address) == peer_id]
+    return tuple(valid[:MAX_ADDRESSES])

@@ -33,6 +33,7 @@ from ..codec import pack, unpack
 from ..errors import DecodeError, MeshloreError, NotAMember, PeerGone, SecurityError
 from ..security.limits import KeyedBuckets
 from ..security.membership import Certificate, Credentials
+from .dispatch import one_line
 from .transport import TransportLimits
 
 log = logging.getLogger("meshlore.mesh")
@@ -148,7 +149,7 @@ class MemberNoise(NoiseTransport):  # type: ignore[misc]
         await write_message(session, {"hello": door.credentials.certificate_bytes})
         reply = await read_message(session)
         if "refused" in reply:
-            raise NotAMember(f"the peer refused this node: {_one_line(reply['refused'])}")
+            raise NotAMember(f"the peer refused this node: {one_line(reply['refused'])}")
         certificate = _hello_of(reply)
         remote = str(session.get_remote_peer())
         door.welcome(remote, door.judge(certificate, remote), raw)
@@ -167,7 +168,7 @@ class MemberNoise(NoiseTransport):  # type: ignore[misc]
             certificate = door.judge(_hello_of(message), remote)
         except MeshloreError as error:
             log.info("refused a connection from …%s: %s", remote[-8:], error.message)
-            await write_message(session, {"refused": _one_line(str(error))})
+            await write_message(session, {"refused": one_line(str(error))})
             raise
         await write_message(session, {"hello": door.credentials.certificate_bytes})
         door.welcome(remote, certificate, raw)
@@ -230,7 +231,3 @@ def _hello_of(message: dict[str, Any]) -> bytes:
     if set(message) != {"hello"} or type(message["hello"]) is not bytes:
         raise DecodeError("an admission message of an unknown kind")
     return message["hello"]
-
-
-def _one_line(text: object) -> str:
-    return " ".join(str(text).split())[:300]

@@ -19,7 +19,7 @@ log = logging.getLogger("meshlore.mesh")
 
 ANSWER, ERROR, CANCEL = "answer", "error", "cancel"
 RESERVED_KINDS = frozenset({ANSWER, ERROR, CANCEL})
-MAX_MESSAGE_CHARACTERS = 500
+MAX_MESSAGE_CHARACTERS = 300
 
 
 class Dispatcher:
@@ -81,9 +81,15 @@ def body_of(answer: Frame) -> Body:
     fields = answer.body
     if answer.kind != ERROR or set(fields) != {"code", "message", "remedy"}:
         raise DecodeError(f"the peer sent {answer.kind[:32]!r} where an answer is due")
-    if not all(type(value) is str and len(value) <= MAX_MESSAGE_CHARACTERS for value in fields.values()):
+    if not all(type(value) is str for value in fields.values()):
         raise DecodeError("the peer sent a malformed error")
-    raise Refused(fields["message"], fields["remedy"], code=fields["code"])
+    raise Refused(one_line(fields["message"]), one_line(fields["remedy"]), code=one_line(fields["code"]))
+
+
+def one_line(text: object) -> str:
+    """Foreign words as a log or a terminal may show them: printable, on one line, not long."""
+    cut = str(text)[:MAX_MESSAGE_CHARACTERS]
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in cut).split())
 
 
 def code_of(error: MeshloreError) -> str:

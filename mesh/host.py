@@ -186,7 +186,7 @@ class _Crossing:
         self._bridge.post(self._face.on_disconnected, peer_id)
 
     async def _read(self, name: str) -> bytes | None:
-        return self._service.blob(name)
+        return await asyncio.to_thread(self._service.blob, name)
 
 
 def _parse(address: str) -> Multiaddr:

@@ -26,6 +26,7 @@ from ..security.invites import Invite
 from ..security.join import Admission, PendingJoin, build_request, finish
 from .admission import read_message, write_message
 from .bridge import Bridge
+from .dispatch import one_line
 from .messages import peer_id_in
 
 
@@ -91,5 +92,5 @@ async def _ask(address: Multiaddr, host_id: ID, identity: Identity, request: byt
     if type(answer := reply.get("answer")) is bytes:
         return answer
     if type(refused := reply.get("refused")) is str:
-        raise InviteError(f"the host refused: {' '.join(refused.split())[:200]}", "ask its owner")
+        raise InviteError(f"the host refused: {one_line(refused)}", "ask its owner")
     raise DecodeError("the host answered something else than a join")

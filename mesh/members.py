@@ -50,6 +50,8 @@ class HeartbeatSettings:
     refused_redial_s: float = 60.0
     forget_s: float = 24 * 3600.0
     max_peers: int = 512
+    max_hearsay: int = 64
+    """Members never met that one and the same peer may have told us of."""
 
     @property
     def suspect_s(self) -> float:
@@ -64,6 +66,7 @@ class HeartbeatSettings:
 class _Entry:
     peer_id: str
     known_since: float
+    informant: str = ""
     name: str = ""
     roles: frozenset[str] = frozenset()
     state: PeerState = PeerState.NEW
@@ -87,9 +90,15 @@ class MemberTable:
         self._dice = dice
         self._entries: dict[str, _Entry] = {}
 
-    def learn(self, peer_id: str, addresses: Iterable[str], now: float) -> None:
-        """Hearsay: a member can be dialled there. Goes behind what is known, while there is room."""
-        if entry := self._entry_of(peer_id, now):
+    def learn(self, peer_id: str, addresses: Iterable[str], now: float, informant: str = "") -> None:
+        """Hearsay: a member can be dialled there. Goes behind what is known, while there is room.
+
+        ``informant`` is the peer that said so, empty for this node's own records; it may name only
+        ``max_hearsay`` members that were never met.
+        """
+        if informant and peer_id not in self._entries and self._hearsay(informant) >= self._settings.max_hearsay:
+            return
+        if entry := self._entry_of(peer_id, now, informant):
             self._set_addresses(entry, [*entry.addresses, *addresses], now)
 
     def introduced(self, peer_id: str, addresses: Iterable[str], now: float) -> None:
@@ -176,11 +185,18 @@ class MemberTable:
         return [entry.peer_id for entry in due]
 
     def due_dials(self, now: float) -> list[tuple[str, tuple[str, ...]]]:
-        """Members without a connection whose back-off has ended, with their addresses."""
-        return [
-            (entry.peer_id, tuple(entry.addresses))
+        """Members without a connection whose back-off has ended, with their addresses; the longest due first.
+
+        The addresses begin with another one after every failure, so that each has its turn.
+        """
+        due = [
+            entry
             for entry in self._entries.values()
             if not entry.connected and entry.addresses and now >= entry.dial_due
+        ]
+        return [
+            (entry.peer_id, _rotated(entry.addresses, entry.failures))
+            for entry in sorted(due, key=lambda entry: entry.dial_due)
         ]
 
     def peer(self, peer_id: str, now: float) -> Peer | None:
@@ -192,11 +208,14 @@ class MemberTable:
         entries = sorted(self._entries.values(), key=lambda entry: (not entry.connected, entry.peer_id))
         return [self._view(entry, now) for entry in entries]
 
-    def _entry_of(self, peer_id: str, now: float) -> _Entry | None:
+    def _hearsay(self, informant: str) -> int:
+        return sum(entry.informant == informant and entry.heard is None for entry in self._entries.values())
+
+    def _entry_of(self, peer_id: str, now: float, informant: str = "") -> _Entry | None:
         if peer_id == self._own:
             return None
         if peer_id not in self._entries and len(self._entries) < self._settings.max_peers:
-            self._entries[peer_id] = _Entry(peer_id, known_since=now, dial_due=now)
+            self._entries[peer_id] = _Entry(peer_id, known_since=now, informant=informant, dial_due=now)
         return self._entries.get(peer_id)
 
     def _set_addresses(self, entry: _Entry, addresses: list[str], now: float) -> None:
@@ -222,3 +241,8 @@ class MemberTable:
             entry.advert,
             entry.connected,
         )
+
+
+def _rotated(addresses: list[str], turns: int) -> tuple[str, ...]:
+    start = turns % len(addresses)
+    return (*addresses[start:], *addresses[:start])

@@ -183,7 +183,7 @@ class MemoryTransport:
 
     async def _read(self, name: str, limit: int) -> bytes:
         await self._thawed(self.peer_id)
-        data = self._service.blob(name)
+        data = await asyncio.to_thread(self._service.blob, name)
         if data is None:
             raise Refused(f"the peer does not have {name[:12]}…", "ask another", code="no-such-blob")
         if len(data) > limit:

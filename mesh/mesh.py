@@ -42,7 +42,6 @@ class Mesh:
         store: the node's blobs.
         address_book: file that remembers where members were reached, or None.
         on_peer: called with a `Peer` when its state or advert changed.
-        on_blob: called with the name of a blob that was pulled and accepted.
         clock: monotonic seconds. dice: numbers in [0, 1).
     """
 
@@ -54,17 +53,15 @@ class Mesh:
         settings: MeshSettings | None = None,
         address_book: Path | None = None,
         on_peer: Callable[[Peer], None] | None = None,
-        on_blob: Callable[[str], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
         dice: Callable[[], float] = random.random,
     ) -> None:
         self._transport, self._store, self._clock = transport, store, clock
         self._settings = settings = settings or MeshSettings()
-        self._on_peer, self._on_blob = on_peer, on_blob
+        self._on_peer = on_peer
         self._handlers: dict[str, tuple[Handler, frozenset[str]]] = {}
         self._buckets = KeyedBuckets(settings.requests_per_s, settings.requests_burst, max_keys=1024)
         self._wake = asyncio.Event()
-        self._change = asyncio.Event()
         self._ticker: asyncio.Task[None] | None = None
         self._tasks = OwnedTasks()
         self._spreading = Spreading(
@@ -75,7 +72,6 @@ class Mesh:
             clock,
             dice,
             ask=self._ask,
-            on_blob=self._blob_came,
             wake=self._wake.set,
         )
         self._acquaintance = Acquaintance(
@@ -103,7 +99,7 @@ class Mesh:
         """Listen, and keep dialling the bootstrap addresses and all members heard of since.
 
         Raises:
-            ConfigError: a bootstrap address has no /p2p/ part, or the listen address is taken.
+            ConfigError: a bootstrap address is not valid or has no /p2p/ part, or the listen address is taken.
         """
         self._acquaintance.begin(bootstrap)
         self._spreading.look()
@@ -118,10 +114,9 @@ class Mesh:
         ticker.cancel()
         tasks = [ticker, *self._tasks.cancel_all()]
         await asyncio.wait(tasks, timeout=LONGEST_STOP_S)
-        self._acquaintance.save_addresses()
+        await self._acquaintance.save_addresses()
         await self._transport.stop()
         await asyncio.wait(tasks)
-        self._something_changed()
 
     def peers(self) -> list[Peer]:
         """All members that this node has heard of, connected ones first."""
@@ -156,10 +151,6 @@ class Mesh:
         self._acquaintance.heard(peer_id)
         return answer
 
-    async def wait_for_change(self) -> None:
-        """Until the next change of a peer's state or advert, or the next blob."""
-        await self._change.wait()
-
     def missing(self) -> int:
         """How many blobs neighbours hold that are not here yet."""
         return self._spreading.missing()
@@ -184,8 +175,11 @@ class Mesh:
         return await handler(caller, body)
 
     def blob(self, name: str) -> bytes | None:
-        """The bytes of a blob that is here."""
-        return self._store.read(name) if name in self._store.inventory() else None
+        """The bytes of a blob that is here. Reads a disk: called on a worker thread."""
+        try:
+            return self._store.read(name)
+        except (KeyError, FileNotFoundError):
+            return None
 
     def on_connected(self, peer_id: str) -> None:
         """A connection stands; also when the peer connects afresh."""
@@ -242,15 +236,5 @@ class Mesh:
         return await self._acquaintance.request(peer_id, kind, body)
 
     def _peer_changed(self, peer_id: str) -> None:
-        self._something_changed()
         if self._on_peer is not None and (peer := self._acquaintance.peer(peer_id)):
             self._on_peer(peer)
-
-    def _blob_came(self, name: str) -> None:
-        self._something_changed()
-        if self._on_blob is not None:
-            self._on_blob(name)
-
-    def _something_changed(self) -> None:
-        self._change.set()
-        self._change = asyncio.Event()

@@ -18,12 +18,13 @@ from typing import Any
 
 from ..codec import expect_map, pack
 from ..errors import ConfigError, DecodeError
+from ..security.identity import public_key_of
+from ..security.invites import host_of
 
 HELLO, BEAT, ADVERT, ANNOUNCE, PEERS = "mesh.hello", "mesh.beat", "mesh.advert", "mesh.announce", "mesh.peers"
 OWN_PREFIX = "mesh."
 MAX_ADVERT_BYTES = 8 << 10
 MAX_ADDRESSES = 8
-MAX_ADDRESS_LENGTH = 200
 MAX_PEERS = 64
 MAX_NAMES = 512
 NAME_BYTES = 32
@@ -136,9 +137,11 @@ def digest_of(names: Iterable[str]) -> bytes:
 
 
 def peer_id_in(address: str) -> str | None:
-    """The peer id that a multiaddress ends in."""
-    head, separator, peer_id = address.rpartition("/p2p/")
-    return peer_id if head and separator and peer_id and "/" not in peer_id else None
+    """The peer id that a multiaddress ends in; None if it is not valid, by the rule of `security.invites.host_of`."""
+    try:
+        return host_of(address)
+    except DecodeError:
+        return None
 
 
 def _read_advert(advert: dict[str, Any]) -> Advert:
@@ -160,11 +163,13 @@ def _read_peers(peers: list[Any]) -> KnownPeers:
 
 
 def _read_addresses(addresses: list[Any], peer_id: str) -> tuple[str, ...]:
-    if len(addresses) > MAX_ADDRESSES or not 0 < len(peer_id) <= 64 or "/" in peer_id:
-        raise DecodeError("too many addresses, or a malformed peer id")
+    if len(addresses) > MAX_ADDRESSES:
+        raise DecodeError(f"{len(addresses)} addresses where at most {MAX_ADDRESSES} are allowed")
+    public_key_of(peer_id)
     whole = []
     for address in addresses:
-        if type(address) is not str or not address.startswith("/") or len(address) > MAX_ADDRESS_LENGTH:
-            raise DecodeError("a malformed address")
+        if type(address) is not str:
+            raise DecodeError("an address is not a text")
         whole.append(f"{address.removesuffix(f'/p2p/{peer_id}')}/p2p/{peer_id}")
+        host_of(whole[-1])
     return tuple(whole)

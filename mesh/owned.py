@@ -53,9 +53,9 @@ class OwnedTasks:
         task = self._tasks[key] = asyncio.create_task(run(), name=f"mesh {purpose} {subject[-8:]}")
         task.add_done_callback(ended)
 
-    def count(self, purpose: str) -> int:
-        """How many of this purpose are under way."""
-        return sum(running == purpose for running, _ in self._tasks)
+    def under_way(self, purpose: str) -> set[str]:
+        """The subjects of the tasks of this purpose that are under way."""
+        return {subject for running, subject in self._tasks if running == purpose}
 
     def cancel_all(self) -> list[asyncio.Task[None]]:
         """Cancel everything; await what is returned."""

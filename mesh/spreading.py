@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ..errors import DecodeError, Refused, SecurityError
+from ..errors import DecodeError, MeshloreError, Refused, SecurityError
 from . import messages
 from .gossip import Gossip, Pull
 from .owned import OwnedTasks
@@ -20,16 +20,22 @@ Ask = Callable[[str, str, Body], Awaitable[Body]]
 
 
 class BlobStore(Protocol):
-    """Where blobs live; the node wing's packet store. Called on the asyncio loop."""
+    """Where blobs live; the node wing's packet store. Called on the asyncio loop, but for ``read``."""
 
     def inventory(self) -> Mapping[str, int]:
         """Name (SHA-256, hex) to size in bytes of all that is there. Called often: keep it in memory."""
 
     def read(self, name: str) -> bytes:
-        """The bytes of one that is there."""
+        """The bytes of one; raises KeyError when it is not there. Called on a worker thread."""
 
     async def accept(self, name: str, data: bytes, from_peer: str) -> None:
-        """Check and keep a pulled blob. Raises `SecurityError` or `DecodeError` to refuse it for good."""
+        """Check and keep a pulled blob.
+
+        Raises:
+            DecodeError: it is malformed, wherever it is read; the peer is marked for it.
+            SecurityError: refused for what this node knows (its clock, other blobs); the peer is not marked.
+            MeshloreError: any other: it could not be kept now; it is pulled again later.
+        """
 
 
 @dataclass
@@ -53,12 +59,11 @@ class Spreading:
         dice: Callable[[], float],
         *,
         ask: Ask,
-        on_blob: Callable[[str], None],
         wake: Callable[[], None],
     ) -> None:
         self._transport, self._store, self._settings, self._tasks = transport, store, settings, tasks
         self._clock, self._dice = clock, dice
-        self._ask, self._on_blob, self._wake = ask, on_blob, wake
+        self._ask, self._wake = ask, wake
         self._gossip = Gossip(settings.gossip, dice)
         self._told: dict[str, _Told] = {}
         self._names: frozenset[str] = frozenset()
@@ -94,7 +99,7 @@ class Spreading:
         """A neighbour is there and its blobs have this digest; if it is ours, there is nothing to tell."""
         told = self._told[peer_id] = _Told()
         if digest == self.digest():
-            self._gossip.holds(peer_id, list(self._store.inventory().items()))
+            self._holds(peer_id, list(self._store.inventory().items()))
             told.settled = self._version
 
     def disconnected(self, peer_id: str) -> None:
@@ -103,7 +108,7 @@ class Spreading:
 
     def answer_announce(self, peer_id: str, body: Body) -> Body:
         """Raises DecodeError."""
-        self._gossip.holds(peer_id, messages.read_announce(body))
+        self._holds(peer_id, messages.read_announce(body))
         return {}
 
     def tick(self, now: float) -> None:
@@ -114,6 +119,9 @@ class Spreading:
                 self._tasks.once("announce", peer_id, self._send_names, peer_id, told)
         for pull in self._gossip.next_pulls(self._names, now):
             self._tasks.once("pull", pull.name, self._pull, pull)
+
+    def _holds(self, peer_id: str, blobs: list[tuple[str, int]]) -> None:
+        self._gossip.holds(peer_id, blobs, self._store.inventory(), self._clock())
 
     async def _send_names(self, peer_id: str, told: _Told) -> None:
         version, now = self._version, self._clock()
@@ -147,15 +155,22 @@ class Spreading:
             return
         except DecodeError as error:
             log.warning("…%s sent a wrong blob: %s", peer_id[-8:], error)
-            self._gossip.misdelivered(name)
+            self._gossip.misdelivered(name, self._clock())
             return
         try:
             await self._store.accept(name, data, peer_id)
-        except (SecurityError, DecodeError) as error:
+        except DecodeError as error:
             log.warning("dropped %s… from …%s: %s", name[:12], peer_id[-8:], error)
             self._gossip.rejected(name, self._clock())
+            return
+        except SecurityError as error:
+            log.warning("set %s… from …%s aside: %s", name[:12], peer_id[-8:], error)
+            self._gossip.set_aside(name, self._clock())
+            return
+        except MeshloreError as error:
+            log.warning("could not keep %s… from …%s: %s", name[:12], peer_id[-8:], error)
+            self._gossip.put_off(name, self._clock())
             return
         self._gossip.finished(name)
         self._relay_due[name] = self._clock() + self._settings.relay_delay_s * self._dice()
         self.look()
-        self._on_blob(name)

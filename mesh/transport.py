@@ -50,13 +50,13 @@ class TransportLimits:
 
 
 class Service(Protocol):
-    """What the owner of a transport answers to its peers. Called on the asyncio loop only."""
+    """What the owner of a transport answers to its peers. Called on the asyncio loop, but for ``blob``."""
 
     async def handle(self, caller: Caller, kind: str, body: Body) -> Mapping[str, Any]:
         """Answer one request. A `MeshloreError` reaches the caller as `Refused`, all else as "internal"."""
 
     def blob(self, name: str) -> bytes | None:
-        """The bytes whose SHA-256 is ``name`` (hex), or None."""
+        """The bytes whose SHA-256 is ``name`` (hex), or None. Called on a worker thread: it may read a disk."""
 
     def on_connected(self, peer_id: str) -> None:
         """A connection to a member stands. Comes again when the same member connects afresh."""

@@ -12,16 +12,17 @@ Answer: ``{v, kind: "welcome", request, charter, certificate, sealed_keys, peers
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..codec import expect_map, pack, unpack
 from ..errors import ConfigError, DecodeError, InviteError, NotAMember, SecurityError
-from .certificates import Certificate, Charter
+from .certificates import MAX_CERTIFICATE_BYTES, Certificate, Charter
 from .fields import check_length, check_name, check_version, mesh_id_to_bytes
 from .identity import (
     SIGNATURE_BYTES,
@@ -115,7 +116,8 @@ def answer_request(
         remote_peer_id: who the transport's handshake says is asking.
         credentials: of this host; only one that holds the mesh root can welcome.
         now: unix seconds.
-        peers: multiaddresses with ``/p2p/`` of members that the joiner may dial; the first few are told.
+        peers: multiaddresses with ``/p2p/`` of members that the joiner may dial; the first few that
+            are valid are told, fewer if the answer would be too large.
 
     Raises:
         DecodeError: malformed; close the connection without an answer.
@@ -137,6 +139,18 @@ def answer_request(
         return _refusal(request_hash, "this host cannot admit members", "ask the mesh's founder for an invite")
     # Everything that can fail comes before the invite is used up.
     sealed_keys = encrypt_to(fields["hpke_public_key"], credentials.keyring.encode(), _sealing_info(request_hash))
+    welcome: dict[str, Any] = {
+        "v": 1,
+        "kind": "welcome",
+        "request": request_hash,
+        "charter": credentials.charter.encode(),
+        "sealed_keys": sealed_keys,
+        "peers": _dialable(peers)[:MAX_PEERS],
+    }
+    while _largest_size(welcome) > MAX_MESSAGE_BYTES:
+        if not welcome["peers"]:
+            return _refusal(request_hash, "the welcome to this mesh is too large", "tell the mesh's founder")
+        welcome["peers"].pop()
     try:
         roles = book.redeem(secret_hash_of(fields["invite_key"]), now)
     except InviteError as error:
@@ -149,15 +163,7 @@ def answer_request(
         now,
         epoch=credentials.keyring.current.epoch,
     )
-    welcome = {
-        "v": 1,
-        "kind": "welcome",
-        "request": request_hash,
-        "charter": credentials.charter.encode(),
-        "certificate": certificate.encode(),
-        "sealed_keys": sealed_keys,
-        "peers": list(peers[:MAX_PEERS]),
-    }
+    welcome["certificate"] = certificate.encode()
     return pack({**welcome, "signature": root.sign("join-answer", pack(welcome))})
 
 
@@ -190,7 +196,7 @@ def finish(pending: PendingJoin, answer: bytes, *, now: float | None = None) -> 
     if not hmac.compare_digest(certificate.hpke_key_hash, pending.identity.hpke_key_hash):
         raise NotAMember("the certificate is for another HPKE key", "ask for a new invite and join again")
     keys = pending.identity.decrypt(fields["sealed_keys"], _sealing_info(pending.request_hash))
-    return Admission(pending.identity, charter, certificate, Keyring.decode(keys), tuple(fields["peers"]))
+    return Admission(pending.identity, charter, certificate, Keyring.decode(keys), tuple(_dialable(fields["peers"])))
 
 
 def _decode_request(data: bytes) -> dict[str, Any]:
@@ -223,14 +229,28 @@ def _decode_answer(data: bytes) -> dict[str, Any]:
                 "sealed_keys": bytes, "peers": list, "signature": bytes,
             },
         )  # fmt: skip
-        if len(fields["peers"]) > MAX_PEERS or not all(type(address) is str for address in fields["peers"]):
-            raise DecodeError("the addresses of members are malformed")
-        for address in fields["peers"]:
-            host_of(address)
+        if len(fields["peers"]) > MAX_PEERS:
+            raise DecodeError(f"{len(fields['peers'])} addresses of members where at most {MAX_PEERS} are told")
         if fields["kind"] != "welcome":
             raise DecodeError("the answer is neither a welcome nor a refusal")
     check_version(fields["v"])
     return fields
+
+
+def _dialable(addresses: Iterable[object]) -> list[str]:
+    """Those that are valid; one bad address of somebody shall keep nobody out."""
+    valid = []
+    for address in addresses:
+        if isinstance(address, str):
+            with contextlib.suppress(DecodeError):
+                host_of(address)
+                valid.append(address)
+    return valid
+
+
+def _largest_size(welcome: dict[str, Any]) -> int:
+    """The bytes of a welcome with the largest certificate there is."""
+    return len(pack({**welcome, "certificate": bytes(MAX_CERTIFICATE_BYTES), "signature": bytes(SIGNATURE_BYTES)}))
 
 
 def _refusal(request_hash: bytes, reason: str, remedy: str) -> bytes:

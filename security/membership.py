@@ -91,11 +91,19 @@ class Credentials:
         """These credentials with a renewed certificate, after checking that it is this device's own.
 
         Raises:
-            NotAMember: as `check`, or issued for another HPKE key.
+            NotAMember: as `check`, or issued for another HPKE key, with another name or other roles, or not
+                valid for longer than the present one.
         """
         certificate = self.check(certificate_bytes, self.peer_id, now)
         if not hmac.compare_digest(certificate.hpke_key_hash, self.identity.hpke_key_hash):
             raise NotAMember("the renewed certificate is for another HPKE key", "keep the present one")
+        present = self.certificate
+        if (certificate.mesh_id, certificate.name) != (present.mesh_id, present.name):
+            raise NotAMember("the renewed certificate has another name than the present one", "keep the present one")
+        if certificate.roles != present.roles:
+            raise NotAMember("the renewed certificate has other roles than the present one", "keep the present one")
+        if certificate.not_after <= present.not_after:
+            raise NotAMember("the renewed certificate is not valid for longer than the present one", "keep that one")
         return replace(self, certificate=certificate)
 
     def save(self, home: Path, passphrase: str | None = None) -> None:

@@ -120,6 +120,35 @@ def test_a_flood_of_names_does_not_grow_the_table_beyond_its_bound() -> None:
     assert len(table.peers(0)) == 10
 
 
+def test_one_informant_cannot_fill_the_table_and_who_was_met_does_not_count() -> None:
+    table = MemberTable("me", HeartbeatSettings(max_hearsay=5), lambda: 0.5)
+    for number in range(100):
+        table.learn(f"peer{number}", ["/a"], now=0, informant="liar")
+    assert len(table.peers(0)) == 5
+    table.connected("peer0", "Zero", NODE, now=1)
+    for name in ("met", "late"):
+        table.learn(name, ["/a"], now=1, informant="liar")
+    table.learn("other", ["/a"], now=1, informant="ann")
+    table.learn("own", ["/a"], now=1)
+    assert {peer.peer_id for peer in table.peers(1)} == {*(f"peer{n}" for n in range(5)), "met", "other", "own"}
+
+
+def test_who_waits_longest_for_a_dial_comes_first(table: MemberTable) -> None:
+    for name in ("dead", "live"):
+        table.learn(name, ["/a"], now=0)
+    table.dial_failed("dead", 0, refused=False)
+    assert [peer_id for peer_id, _ in table.due_dials(100)] == ["live", "dead"]
+
+
+def test_each_address_has_its_turn_to_be_dialled_first(table: MemberTable) -> None:
+    table.learn("ann", ["/a", "/b", "/c"], now=0)
+    first = []
+    for _ in range(4):
+        first.append(dict(table.due_dials(1000))["ann"][0])
+        table.dial_failed("ann", 0, refused=False)
+    assert first == ["/a", "/b", "/c", "/a"]
+
+
 @given(
     st.lists(
         st.tuples(

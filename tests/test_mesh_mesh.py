@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from meshlore.errors import ConfigError, DecodeError, Refused
+from meshlore.errors import ConfigError, DecodeError, PeerTimeout, Refused, SecurityError, StateError
 from meshlore.mesh.host import Libp2pTransport
 from meshlore.mesh.members import HeartbeatSettings, Peer, PeerState
 from meshlore.mesh.memory import MemoryNetwork, MemoryStore, MemoryTransport
@@ -41,7 +43,7 @@ class Cluster:
     async def add(self, name: str, bootstrap: list[str] | None = None, **kwargs: object) -> Mesh:
         credentials = kwargs.pop("credentials", None) or self._new_member(name)
         store = kwargs.pop("store", None) or MemoryStore()
-        mesh = Mesh(self.transport(credentials), store=store, settings=QUICK, **kwargs)  # type: ignore[arg-type]
+        mesh = Mesh(self.transport(credentials), store=store, **{"settings": QUICK, **kwargs})  # type: ignore[arg-type]
         if bootstrap is None:
             bootstrap = self.meshes[0].addresses()[:1] if self.meshes else []
         await mesh.start(bootstrap)
@@ -134,15 +136,13 @@ async def test_requests_reach_handlers_and_roles_are_asked_for(cluster: Cluster)
 
 
 async def test_an_announced_blob_reaches_everybody(cluster: Cluster) -> None:
-    arrived: list[str] = []
     for name in ("ann", "ben", "cid"):
-        await cluster.add(name, on_blob=arrived.append)
+        await cluster.add(name)
     await until(lambda: all(len(neighbours(mesh)) == 2 for mesh in cluster.meshes))
     ann = cluster.meshes[0]
     name = cluster.stores[ann.peer_id].put(bytes(100_000))
     ann.announce(name)
     await until(lambda: all(name in store.blobs for store in cluster.stores.values()))
-    await until(lambda: arrived == [name, name])
 
 
 async def test_a_newcomer_gets_the_blobs_of_an_author_that_left(cluster: Cluster) -> None:
@@ -209,9 +209,11 @@ async def test_a_dead_bootstrap_peer_is_one_warning_and_found_when_it_comes_up(
     await until(lambda: neighbours(ann) == {"late"})
 
 
-async def test_a_bootstrap_address_without_a_peer_id_is_refused_at_start(memory_cluster: Cluster) -> None:
+async def test_a_bootstrap_address_that_is_not_valid_is_refused_at_start(memory_cluster: Cluster) -> None:
     with pytest.raises(ConfigError, match="/p2p/"):
         await memory_cluster.add("ann", bootstrap=["/ip4/127.0.0.1/tcp/4001"])
+    with pytest.raises(ConfigError, match="multiaddr"):
+        await memory_cluster.add("ann", bootstrap=[f"/dns4/é/tcp/1/p2p/{Identity.generate().peer_id}"])
 
 
 async def test_a_blob_that_the_store_refuses_is_pulled_once_and_goes_no_further(memory_cluster: Cluster) -> None:
@@ -276,14 +278,90 @@ async def test_a_damaged_address_book_is_a_warning(
     assert mesh.peers() == []
 
 
-async def test_waiting_for_a_change_ends_with_one(memory_cluster: Cluster) -> None:
+async def test_what_this_node_alone_refuses_does_not_part_it_from_the_holder(memory_cluster: Cluster) -> None:
+    class Conservative(MemoryStore):
+        async def accept(self, name: str, data: bytes, from_peer: str) -> None:
+            if data.startswith(b"second"):
+                raise SecurityError("signed two packets with the same number")
+            await super().accept(name, data, from_peer)
+
     ann = await memory_cluster.add("ann")
-    waiting = asyncio.create_task(ann.wait_for_change())
-    await asyncio.sleep(0.1)
-    assert not waiting.done()
-    await memory_cluster.add("ben")
-    async with asyncio.timeout(2):
-        await waiting
+    ben = await memory_cluster.add("ben", store=Conservative())
+    await until(lambda: neighbours(ben))
+    held = memory_cluster.stores[ann.peer_id]
+    for number in range(5):
+        held.put(b"second %d" % number)
+    await until(lambda: ben.missing() == 5)
+    await until(lambda: ben.missing() == 0)
+    good = held.put(b"first")
+    await until(lambda: good in memory_cluster.stores[ben.peer_id].blobs)
+
+
+async def test_a_full_disk_is_not_met_with_the_same_pull_again_and_again(memory_cluster: Cluster) -> None:
+    class Full(MemoryStore):
+        pulled = 0
+
+        async def accept(self, name: str, data: bytes, from_peer: str) -> None:
+            self.pulled += 1
+            if self.pulled < 3:
+                raise StateError("no space left", "make room")
+            await super().accept(name, data, from_peer)
+
+    full, now = Full(), [0.0]
+    ann = await memory_cluster.add("ann")
+    await memory_cluster.add("ben", store=full, clock=lambda: time.monotonic() + now[0])
+    name = memory_cluster.stores[ann.peer_id].put(b"large")
+    await until(lambda: full.pulled == 1)
+    now[0] += 3
+    await until(lambda: full.pulled == 2)
+    now[0] += 3
+    await asyncio.sleep(0.3)
+    assert full.pulled == 2
+    now[0] += 3
+    await until(lambda: name in full.blobs)
+
+
+async def test_dead_peers_with_many_addresses_do_not_keep_a_live_one_waiting(memory_cluster: Cluster) -> None:
+    class Patient(MemoryTransport):
+        async def connect(self, address: str, timeout_s: float) -> str:
+            if "/dead/" in address:
+                await asyncio.sleep(timeout_s)
+                raise PeerTimeout("nobody answers")
+            return await super().connect(address, timeout_s)
+
+    ann = await memory_cluster.add("ann", bootstrap=[])
+    memory_cluster.transport = lambda credentials: Patient(credentials, memory_cluster.network)  # type: ignore[method-assign]
+    dead = [Identity.generate().peer_id for _ in range(10)]
+    nowhere = [f"/memory/{number}/dead/p2p/{peer_id}" for peer_id in dead for number in range(8)]
+    few = replace(QUICK, parallel_dials=2, dial_timeout_s=0.2)
+    ben = await memory_cluster.add("ben", bootstrap=[*nowhere, *ann.addresses()], settings=few)
+    await until(lambda: neighbours(ben) == {"ann"}, timeout_s=3)
+
+
+@pytest.mark.parametrize("what", ["read", "save"])
+async def test_a_slow_disk_does_not_hold_up_the_loop(
+    memory_cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    threads: list[threading.Thread] = []
+
+    class Slow(MemoryStore):
+        def read(self, name: str) -> bytes:
+            threads.append(threading.current_thread())
+            return super().read(name)
+
+    def save(path: Path, book: object) -> None:
+        threads.append(threading.current_thread())
+
+    monkeypatch.setattr("meshlore.mesh.acquaintance.save_book", save)
+    slow = Slow()
+    slow.put(b"blob")
+    await memory_cluster.add("ann", store=slow if what == "read" else MemoryStore())
+    ben = await memory_cluster.add("ben", address_book=tmp_path / "book" if what == "save" else None)
+    await until(lambda: neighbours(ben) and peer(ben, "ann").addresses)
+    if what == "save":
+        await ben.stop()
+    await until(lambda: threads)
+    assert threading.main_thread() not in threads
 
 
 async def test_stopping_with_dead_and_frozen_peers_is_quick_and_leaves_no_task(memory_cluster: Cluster) -> None:

@@ -20,10 +20,10 @@ async def test_the_same_work_is_not_started_twice_at_once() -> None:
     for number in range(3):
         tasks.once("dial", "ann", work, number)
     tasks.once("dial", "ben", work, 7)
-    assert tasks.count("dial") == 2
+    assert len(tasks.under_way("dial")) == 2
     await asyncio.sleep(0.1)
     assert started == [0, 7]
-    assert tasks.count("dial") == 0
+    assert not tasks.under_way("dial")
 
 
 async def test_whoever_the_work_wakes_can_start_the_same_again() -> None:
@@ -57,4 +57,4 @@ async def test_cancelling_all_ends_also_what_had_not_begun() -> None:
     tasks = OwnedTasks()
     tasks.once("beat", "ann", asyncio.sleep, 60)
     await asyncio.wait(tasks.cancel_all(), timeout=1)
-    assert tasks.count("beat") == 0
+    assert not tasks.under_way("beat")

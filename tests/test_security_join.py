@@ -97,6 +97,47 @@ def test_the_largest_charter_and_keyring_fit_the_answer(tmp_path: Path) -> None:
     assert finish(pending, answer).keyring == host.credentials.keyring
 
 
+def largest_host(home: Path) -> Host:
+    host = Host.__new__(Host)
+    credentials = found_mesh(home, "m" * 40, "n" * 40, {"classes": ["x" * 36] * 100}, ["node"], now=NOW)
+    keys = tuple(replace(credentials.keyring.current, epoch=2**31 - 16 + number) for number in range(16))
+    host.credentials, host.peer_id = replace(credentials, keyring=Keyring(keys)), credentials.peer_id
+    host.book = InviteBook(home / "invites.db", credentials.mesh_id)
+    return host
+
+
+def test_a_welcome_tells_as_many_addresses_as_fit_and_only_valid_ones(tmp_path: Path, host: Host) -> None:
+    peer_id = STRANGER.peer_id
+    bad = ["/dns4/é/tcp/1/p2p/" + peer_id, "/dns4/" + "x" * 300 + "/p2p/" + peer_id, "/ip4/192.0.2.2/tcp/1"]
+    good = [f"/dns4/{'x' * 180}{number}/tcp/1/p2p/{peer_id}" for number in range(8)]
+    for admitting in (host, largest_host(tmp_path / "largest")):
+        request, pending = ask(admitting)
+        answer = answer_request(request, JOINER.peer_id, admitting.credentials, admitting.book, NOW, [*bad, *good])
+        assert len(answer) <= MAX_MESSAGE_BYTES
+        told = finish(pending, answer, now=NOW).peers
+        assert 0 < len(told) <= len(good)
+        assert list(told) == good[: len(told)]
+
+
+def test_a_welcome_that_cannot_fit_does_not_use_the_invite_up(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    invite = host.invite()
+    request, pending = ask(host, invite)
+    with monkeypatch.context() as patch:
+        patch.setattr("meshlore.security.join.MAX_CERTIFICATE_BYTES", MAX_MESSAGE_BYTES)
+        with pytest.raises(InviteError, match="too large"):
+            finish(pending, host.answer(request))
+    finish(pending, host.answer(request))
+
+
+def test_a_bad_address_in_a_welcome_keeps_nobody_out(host: Host) -> None:
+    request, pending = ask(host)
+    root, good = host.credentials.root, f"/ip4/192.0.2.2/tcp/1/p2p/{STRANGER.peer_id}"
+    assert root is not None
+    welcome = unpack(host.answer(request), max_bytes=MAX_MESSAGE_BYTES)
+    told = ["/dns4/é/tcp/1", 7, good, "x" * 300]
+    assert finish(pending, signed({**welcome, "peers": told}, root)).peers == (good,)
+
+
 def test_neither_the_invites_secret_nor_a_mesh_key_is_in_what_travels(host: Host) -> None:
     invite = host.invite()
     request, _ = ask(host, invite)

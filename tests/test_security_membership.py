@@ -148,6 +148,24 @@ def test_only_own_and_genuine_certificates_are_renewed_or_adopted() -> None:
         MESH.with_certificate(swapped.encode(), NOW)
 
 
+def test_only_a_longer_certificate_with_the_same_name_and_roles_renews() -> None:
+    own = issue(BOB, lifetime_s=20 * DAY_S)
+    member = Credentials(BOB, CHARTER, own, MESH.keyring)
+
+    def other(name: str = own.name, roles: frozenset[str] = own.roles) -> bytes:
+        return ROOT.issue(BOB.peer_id, name, roles, BOB.hpke_public_key, NOW, 25 * DAY_S).encode()
+
+    for certificate, cause in (
+        (own.encode(), "not valid for longer"),
+        (issue(BOB, lifetime_s=19 * DAY_S).encode(), "not valid for longer"),
+        (other(name="mallory"), "another name"),
+        (other(roles=frozenset({"anchor"})), "other roles"),
+    ):
+        with pytest.raises(NotAMember, match=cause):
+            member.with_certificate(certificate, NOW)
+    assert member.with_certificate(other(), NOW).certificate.not_after == NOW + 25 * DAY_S
+
+
 @given(st.sets(st.integers(0, 2**31 - 1), min_size=1, max_size=MAX_EPOCHS))
 def test_a_keyring_survives_the_wire_and_seals_with_its_last_key(epochs: set[int]) -> None:
     keyring = Keyring(tuple(MeshKey.generate(epoch) for epoch in sorted(epochs)))
