@@ -21,6 +21,7 @@ from .basis import principal_components
 from .copies import distinct
 from .data import Dataset
 from .models import to_images, to_tensor
+from .packet import MAX_IMAGE_BYTES, MAX_LOGIT_BYTES, MAX_SAMPLES
 from .space import Space
 from .training import Step, cosine, no_step
 
@@ -46,7 +47,8 @@ class CondenseSettings:
 
     ``per_class`` is an upper bound; a class gives at most half as many samples as it has private images
     (but three), and none below ``class_minimum`` images; where all classes are that small, those of three images
-    or more are used. ``size_limit_bytes`` bounds the images, compressed with zlib.
+    or more are used. ``size_limit_bytes`` bounds the images, compressed with zlib. Many classes share what one
+    packet holds.
     """
 
     per_class: int = 40
@@ -79,10 +81,11 @@ def condense(data: Dataset, *, settings: CondenseSettings | None = None, seed: i
     quota = _quotas(counts, settings)
     if not quota:
         return _nothing(data.space)
+    quota = _shrunk(quota, _most_in_a_packet(data.space), counts)
     start, wanted = gaussian_start(real, labels, _spare(quota), settings.dimensions, random)
     if settings.size_limit_bytes is not None:
         each = _compressed(to_images(start, data.space)) / len(start)
-        quota = _shrunk(quota, settings.size_limit_bytes / each)
+        quota = _shrunk(quota, int(settings.size_limit_bytes / each), counts)
         keep = _first(wanted, _spare(quota))
         start, wanted = start[keep], wanted[keep]
     made = _match(real, labels, start, wanted, settings, random, step)
@@ -240,13 +243,23 @@ def _quotas(counts: Tensor, settings: CondenseSettings) -> dict[int, int]:
     }
 
 
-def _shrunk(quota: dict[int, int], total: float) -> dict[int, int]:
-    """The quotas with the highest common ceiling under which their sum fits ``total``."""
+def _most_in_a_packet(space: Space) -> int:
+    """Samples of which the images, and everybody's float16 answers, fit one packet."""
+    answer_bytes = 2 * space.num_classes
+    return min(MAX_SAMPLES, MAX_IMAGE_BYTES // math.prod(space.shape), MAX_LOGIT_BYTES // answer_bytes)
+
+
+def _shrunk(quota: dict[int, int], total: int, counts: Tensor) -> dict[int, int]:
+    """The quotas with the highest common ceiling under which their sum fits ``total``.
+
+    Where not even one sample per class fits, the classes with most private images give one each.
+    """
     for ceiling in range(max(quota.values()), 1, -1):
         lowered = {label: min(ceiling, count) for label, count in quota.items()}
         if sum(lowered.values()) <= total:
             return lowered
-    return dict.fromkeys(quota, 1)
+    largest = sorted(quota, key=lambda label: (-int(counts[label]), label))[: max(1, total)]
+    return dict.fromkeys(largest, 1)
 
 
 def _spare(quota: dict[int, int]) -> dict[int, int]:

@@ -11,9 +11,7 @@ import copy
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -67,7 +65,7 @@ def distil(
     random = torch.Generator().manual_seed(seed)
     pool, labels, chosen, adjustment = _material(private, lessons, settings, random)
     own = len(pool) - len(lessons)
-    classes = lessons.logits.shape[-1]
+    classes = lessons.classes
     soft = torch.cat([torch.zeros(own, classes), lessons.targets(settings.temperature)])
     weights = [weight for weight in student.parameters() if weight.requires_grad]
     adam = torch.optim.AdamW(weights, lr=0.0, weight_decay=settings.weight_decay, fused=True)
@@ -94,18 +92,11 @@ def distil(
     return student.eval()
 
 
-def coarse(logits: NDArray[np.float32]) -> NDArray[np.float16]:
-    """Logits as they are sent: the largest is 0, steps of one half, none below -12; a quarter of the bytes."""
-    relative = np.round((logits - logits.max(axis=1, keepdims=True)) * 2) / 2
-    rounded: NDArray[np.float16] = np.maximum(relative, -12.0).astype(np.float16)
-    return rounded
-
-
 def _material(
     private: Dataset | None, lessons: Lessons, settings: DistilSettings, random: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """All images (private first), their labels, the batches (steps, batch) and the logit adjustment (k,)."""
-    classes = lessons.logits.shape[-1]
+    classes = lessons.classes
     mass = torch.zeros(classes).index_add(0, lessons.labels, lessons.weights)
     chance = lessons.weights / mass.clamp(min=1e-6)[lessons.labels]
     batches = torch.multinomial(

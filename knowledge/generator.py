@@ -92,10 +92,6 @@ class FlowGenerator:
         self.codec = codec
         self.seen = seen
 
-    @property
-    def classes_seen(self) -> tuple[int, ...]:
-        return tuple(torch.where(self.seen)[0].tolist())
-
     @torch.no_grad()
     def sample(self, labels: np.ndarray, *, seed: int, steps: int = 8, guidance: float = 2.0) -> np.ndarray:
         """Draw one image per label.

@@ -12,9 +12,26 @@ from torch import Tensor
 
 from .data import Images, Labels
 from .models import to_images, to_tensor
-from .packet import SamplePacket
 from .space import Space
-from .trust import Answers, Packets, Verdict
+from .trust import FEWEST, Answers, Packets, Verdict
+
+MOST_CLAIMED = 4  # times the usual claim; an honest specialist hardly exceeds it, a liar gains little
+HEEDED = 0.5  # share of a class's samples for which a teacher must say the label
+
+
+@dataclass(frozen=True)
+class Said:
+    """What one teacher answered about the samples of one packet.
+
+    Attributes:
+        first: the place of the packet's first sample among the lessons.
+        logits: float16 (n_i, k).
+        shares: float32 (n_i,): how much this teacher counts; those of a sample sum to 1, or to 0.
+    """
+
+    first: int
+    logits: NDArray[np.float16]
+    shares: Tensor
 
 
 @dataclass(frozen=True)
@@ -25,23 +42,26 @@ class Lessons:
         images: float32 (n, c, h, w) in [-1, 1].
         labels: int64 (n,).
         weights: float32 (n,) in 0..1: the trust in the author.
-        logits: float32 (n, teachers, k): what up to ``teachers`` teachers answered.
-        shares: float32 (n, teachers): how much each teacher counts; rows sum to 1, or to 0 where nobody answered.
+        classes: k, the number of classes.
+        said: the teachers' answers, as they came in their packets.
     """
 
     images: Tensor
     labels: Tensor
     weights: Tensor
-    logits: Tensor
-    shares: Tensor
+    classes: int
+    said: tuple[Said, ...]
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def targets(self, temperature: float) -> Tensor:
         """The teachers' mean softened probabilities, float32 (n, k); zero rows where nobody answered."""
-        probabilities = torch.softmax(self.logits / temperature, dim=-1)
-        return (probabilities * self.shares[..., None]).sum(dim=1)
+        mean = torch.zeros(len(self), self.classes)
+        for said in self.said:
+            softened = torch.softmax(torch.from_numpy(said.logits.astype(np.float32)) / temperature, dim=-1)
+            mean[said.first : said.first + len(softened)] += softened * said.shares[:, None]
+        return mean
 
     def as_samples(self, space: Space) -> tuple[Images, Labels, NDArray[np.float32]]:
         """Images uint8 (n, c, h, w), labels int64 (n,) and weights float32 (n,): what a generator learns from."""
@@ -52,68 +72,103 @@ def assemble(packets: Packets, answers: Answers, verdicts: Mapping[str, Verdict]
     """Lessons of every packet whose author is trusted; an author without a verdict is not.
 
     Who answered for a sample counts by the real images of its class that it learned from. An author that
-    published no counts (the anchor) counts as much as all others together.
+    published no counts (the anchor) counts as much as all others together. A teacher that contradicts
+    most labels of a class is not heard about that class.
     """
     trusted = {
         name: (author, packet)
-        for name, (author, packet) in packets.items()
+        for name, (author, packet) in sorted(packets.items())
         if len(packet.labels) and author in verdicts and verdicts[author].weight > 0
     }
-    newest: dict[str, dict[str, np.ndarray]] = {name: {} for name in trusted}
+    newest: dict[str, dict[str, NDArray[np.float16]]] = {name: {} for name in trusted}
     for name, (author, packet) in trusted.items():
         if packet.logits is not None:
             newest[name][author] = packet.logits
     for author, answer in answers:
         if author in verdicts and verdicts[author].weight > 0:
-            for name, said in zip(answer.about, answer.logits, strict=True):
-                if name in trusted and said.shape == (len(trusted[name][1].labels), space.num_classes):
-                    newest[name][author] = said
-    counts = _counts(trusted, space)
-    teachers = max([1, *(len(said) for said in newest.values())])
-    parts = [
-        _one(author, packet, newest[name], counts, teachers, verdicts, space)
-        for name, (author, packet) in sorted(trusted.items())
-    ]
-    if not parts:
-        return Lessons(
-            torch.zeros(0, *space.shape),
-            torch.zeros(0, dtype=torch.long),
-            torch.zeros(0),
-            torch.zeros(0, 1, space.num_classes),
-            torch.zeros(0, 1),
-        )
-    return Lessons(*(torch.cat(column) for column in zip(*parts, strict=True)))
+            for name, logits in zip(answer.about, answer.logits, strict=True):
+                if name in trusted and logits.shape == (len(trusted[name][1].labels), space.num_classes):
+                    newest[name][author] = logits
+    if not trusted:
+        nothing = torch.zeros(0)
+        return Lessons(torch.zeros(0, *space.shape), nothing.long(), nothing, space.num_classes, ())
+    counts, heeded = _counts(trusted, space), _heeded(trusted, newest, verdicts, space)
+    said: list[Said] = []
+    first = 0
+    for name, (_, packet) in trusted.items():
+        said += _said(first, packet.labels, newest[name], counts, heeded, verdicts)
+        first += len(packet.labels)
+    labels = [packet.labels for _, packet in trusted.values()]
+    weights = [np.full(len(packet.labels), verdicts[author].weight, np.float32) for author, packet in trusted.values()]
+    return Lessons(
+        torch.cat([to_tensor(packet.images, space) for _, packet in trusted.values()]),
+        torch.from_numpy(np.concatenate(labels).astype(np.int64)),
+        torch.from_numpy(np.concatenate(weights)),
+        space.num_classes,
+        tuple(said),
+    )
 
 
 def _counts(trusted: Packets, space: Space) -> dict[str, Tensor]:
-    """Real images behind each author's knowledge, float32 (k,): the most that one packet of its claims."""
+    """Real images behind each author's knowledge, float32 (k,): the most that one packet of its claims.
+
+    Nobody can check a claim, so that none counts for more than ``MOST_CLAIMED`` times the (lower) median of
+    those who claim the class.
+    """
     counts: dict[str, Tensor] = {}
     for author, packet in trusted.values():
         claimed = torch.from_numpy(np.asarray(packet.class_counts)).float()
         known = counts.get(author, torch.zeros(space.num_classes))
         counts[author] = torch.maximum(known, claimed)
-    return counts
+    claims = torch.stack(list(counts.values()))
+    usual = torch.where(claims > 0, claims, torch.nan).nanmedian(dim=0).values.nan_to_num(0.0)
+    return {author: torch.minimum(count, MOST_CLAIMED * usual) for author, count in counts.items()}
 
 
-def _one(
-    author: str,
-    packet: SamplePacket,
-    said: Mapping[str, np.ndarray],
-    counts: Mapping[str, Tensor],
-    teachers: int,
+def _heeded(
+    trusted: Packets,
+    newest: Mapping[str, Mapping[str, NDArray[np.float16]]],
     verdicts: Mapping[str, Verdict],
     space: Space,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    size = len(packet.labels)
-    labels = torch.from_numpy(packet.labels.astype(np.int64))
-    logits = torch.zeros(size, teachers, space.num_classes)
-    shares = torch.zeros(size, teachers)
-    for place, (teacher, answer) in enumerate(sorted(said.items())):
-        logits[:, place] = torch.from_numpy(answer.astype(np.float32))
+) -> dict[str, Tensor]:
+    """For each teacher bool (k,): False for classes where it contradicts most labels of believed authors.
+
+    Its own samples say nothing about it. A beginner is not heard about classes that it does not know yet.
+    """
+    right: dict[str, NDArray[np.int64]] = {}
+    total: dict[str, NDArray[np.int64]] = {}
+    none = np.zeros(space.num_classes, np.int64)
+    for name, (author, packet) in trusted.items():
+        for teacher, logits in newest[name].items():
+            hits = np.zeros(0, np.int64)
+            judged = hits
+            if teacher != author and verdicts[author].weight > 0.5:
+                judged = packet.labels
+                hits = judged[logits.argmax(axis=1) == judged]
+            right[teacher] = right.get(teacher, none) + np.bincount(hits, minlength=space.num_classes)
+            total[teacher] = total.get(teacher, none) + np.bincount(judged, minlength=space.num_classes)
+    return {
+        teacher: torch.from_numpy((total[teacher] < FEWEST) | (right[teacher] > HEEDED * total[teacher]))
+        for teacher in total
+    }
+
+
+def _said(
+    first: int,
+    labels: Labels,
+    logits: Mapping[str, NDArray[np.float16]],
+    counts: Mapping[str, Tensor],
+    heeded: Mapping[str, Tensor],
+    verdicts: Mapping[str, Verdict],
+) -> list[Said]:
+    """What was answered about one packet, with shares that sum to 1 over its teachers."""
+    of = torch.from_numpy(labels.astype(np.int64))
+    everybody = torch.stack(list(counts.values())).sum(dim=0)
+    shares = {}
+    for teacher in sorted(logits):
         learned = counts.get(teacher)
         if learned is None or not bool(learned.any()):
-            learned = torch.stack(list(counts.values())).sum(dim=0)
-        shares[:, place] = learned[labels].clamp(min=1) * verdicts[teacher].weight
-    shares = shares / shares.sum(dim=1, keepdim=True).clamp(min=1e-6)
-    weights = torch.full((size,), float(verdicts[author].weight))
-    return to_tensor(packet.images, space), labels, weights, logits, shares
+            learned = everybody
+        shares[teacher] = learned[of].clamp(min=1) * verdicts[teacher].weight * heeded[teacher][of]
+    total = sum(shares.values(), torch.zeros(len(of))).clamp(min=1e-6)
+    return [Said(first, logits[teacher], share / total) for teacher, share in shares.items()]

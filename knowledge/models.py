@@ -234,11 +234,6 @@ def _check_gradients(name: str, model: nn.Module, output: Tensor) -> None:
     )
 
 
-def count_parameters(model: nn.Module) -> int:
-    """Trainable parameters."""
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-
-
 def to_tensor(images: Images, space: Space) -> Tensor:
     """uint8 (n, c, h, w) in 0 .. levels - 1 to float32 in [-1, 1]."""
     return torch.from_numpy(np.ascontiguousarray(images)).float().mul_(2 / (space.levels - 1)).sub_(1)

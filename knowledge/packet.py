@@ -35,8 +35,6 @@ MAX_IMAGE_BYTES = 8 * 2**20
 MAX_LOGIT_BYTES = 8 * 2**20
 MAX_ABOUT = 256
 MAX_COUNT = 2**40
-LOGIT_STEP = 0.125
-LOWEST_LOGIT = -32.0
 
 _SOURCE = re.compile(r"[a-z][a-z0-9-]{0,31}", re.ASCII)
 _SHA256_HEX = re.compile(r"[0-9a-f]{64}", re.ASCII)
@@ -125,19 +123,30 @@ def decode(data: bytes, space: Space) -> SamplePacket | LogitPacket:
         raise PacketError(error.message, error.remedy) from None
 
 
-def compact_logits(logits: NDArray[np.floating[Any]]) -> NDArray[np.float16]:
-    """Logits as float16 that says the same in half the compressed bytes.
-
-    The largest of each sample becomes 0 (softmax does not notice), the others are rounded to steps of
-    1/8 and end at -32.
+def coarse(logits: NDArray[np.floating[Any]]) -> NDArray[np.float16]:
+    """Logits as they are sent: the largest is 0, steps of one half, none below -12; a quarter of the bytes.
 
     Args:
         logits: (n, num_classes), finite.
     """
-    below_best = logits - logits.max(axis=1, keepdims=True)
-    rounded = np.round(below_best / LOGIT_STEP) * LOGIT_STEP
-    compact: NDArray[np.float16] = np.maximum(rounded, LOWEST_LOGIT).astype(np.float16)
-    return compact
+    relative = np.round((logits - logits.max(axis=1, keepdims=True)) * 2) / 2
+    rounded: NDArray[np.float16] = np.maximum(relative, -12.0).astype(np.float16)
+    return rounded
+
+
+def published_counts(counts: NDArray[np.int64], labels: Labels) -> NDArray[np.int64]:
+    """The class counts as they are sent: enough to weigh an author by, too rough to count its images.
+
+    Args:
+        counts: int64 (k,), private images per class.
+        labels: int64 (n,), of the samples that are published.
+
+    Returns:
+        int64 (k,): 0 where no sample of the class is published, else the power of two nearest in ratio.
+    """
+    shown = (np.bincount(labels, minlength=len(counts)) > 0) & (counts > 0)
+    powers = np.exp2(np.round(np.log2(np.maximum(counts, 1)))).astype(np.int64)
+    return np.where(shown, powers, 0)
 
 
 def _sample_fields(packet: SamplePacket) -> dict[str, Any]:

@@ -35,20 +35,21 @@ class Decision:
 
 
 def hold_out(data: Dataset, *, seed: int) -> tuple[Dataset, Dataset]:
-    """(to learn from, hold-out): a stratified eighth, at most ``MOST`` images; small classes give none."""
+    """(to learn from, hold-out): a stratified eighth, at most ``MOST`` images; small classes give none.
+
+    Split the data that a node starts with, once. What it is taught later belongs to the learning part alone:
+    a new split would hold out images that the model has already learned.
+    """
     fraction = min(FRACTION, MOST / max(1, len(data)))
     return data.split(fraction, seed)
 
 
-def keep_better(
-    before: nn.Module, after: nn.Module, holdout: Dataset, prior: NDArray[np.float64], *, patience: float = 1.0
-) -> Decision:
+def keep_better(before: nn.Module, after: nn.Module, holdout: Dataset, prior: NDArray[np.float64]) -> Decision:
     """Compare two models on the hold-out; see `decide`."""
     return decide(
         with_prior(logits(before, holdout.images, holdout.space), prior),
         with_prior(logits(after, holdout.images, holdout.space), prior),
         holdout.labels,
-        patience=patience,
     )
 
 
@@ -56,19 +57,17 @@ def decide(
     before: NDArray[np.floating],
     after: NDArray[np.floating],
     labels: NDArray[np.int64],
-    *,
-    patience: float = 1.0,
 ) -> Decision:
     """The decision alone, from answers (n, k) with the class mix already in them.
 
-    The new model is rolled back when losses exceed wins by more than ``patience`` standard errors,
+    The new model is rolled back when losses exceed wins by more than one standard error,
     sqrt(wins + losses), and by more than one image. Without a hold-out it is kept.
     """
     if len(labels) == 0:
         return Decision(True, float("nan"), float("nan"), 0, 0, "no private samples to compare on")
     right_before, right_after = before.argmax(axis=1) == labels, after.argmax(axis=1) == labels
     won, lost = int((right_after & ~right_before).sum()), int((right_before & ~right_after).sum())
-    kept = lost - won <= max(1.0, patience * (won + lost) ** 0.5)
+    kept = lost - won <= max(1.0, (won + lost) ** 0.5)
     if not np.isfinite(after).all():
         kept = False
     reason = f"{won} better and {lost} worse of {len(labels)} held-out samples"

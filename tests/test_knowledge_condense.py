@@ -16,6 +16,7 @@ from meshlore.knowledge.copies import distinct
 from meshlore.knowledge.data import Dataset
 from meshlore.knowledge.metrics import accuracy
 from meshlore.knowledge.models import build_model, logits, to_tensor
+from meshlore.knowledge.packet import SamplePacket, encode
 from meshlore.knowledge.sources import load
 from meshlore.knowledge.space import Space
 from meshlore.knowledge.training import FitSettings, fit_classifier
@@ -122,6 +123,25 @@ def test_a_single_class_and_a_hundred_classes_are_condensed() -> None:
     space = Space((1, 8, 8), tuple(f"c{label}" for label in range(100)), levels=17)
     many = condense(blobs(space, [10] * 100), settings=replace(QUICK, per_class=2, class_minimum=5), seed=0)
     assert len(set(many.labels.tolist())) > 80
+
+
+@pytest.mark.parametrize(("shape", "classes"), [((1, 8, 8), 110), ((3, 64, 64), 20)])
+def test_what_is_made_of_many_classes_fits_a_packet(shape: tuple[int, int, int], classes: int) -> None:
+    space = Space(shape, tuple(f"c{label}" for label in range(classes)), levels=17)
+    settings = CondenseSettings(per_class=40, dimensions=10)
+    samples = gaussian(blobs(space, [80] * classes), settings=settings, seed=0)
+    counts = np.bincount(samples.labels, minlength=classes)
+    assert counts.min() >= 1
+    assert counts.max() <= 37
+    packet = SamplePacket(space.id, "gaussian", samples.images, samples.labels, None, np.full(classes, 80))
+    assert encode(packet)
+
+
+def test_where_not_every_class_fits_those_with_most_images_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{condense.__module__}.MAX_SAMPLES", 2)
+    space = Space((1, 8, 8), ("a", "b", "c"), levels=17)
+    samples = gaussian(blobs(space, [12, 40, 30]), settings=QUICK, seed=0)
+    assert samples.labels.tolist() == [1, 2]
 
 
 def test_a_step_that_raises_stops_the_work(digits: Dataset) -> None:

@@ -10,11 +10,11 @@ import torch
 from meshlore.errors import Cancelled
 from meshlore.knowledge.condense import CondenseSettings, condense
 from meshlore.knowledge.data import Dataset
-from meshlore.knowledge.distil import DistilSettings, coarse, distil
+from meshlore.knowledge.distil import DistilSettings, distil
 from meshlore.knowledge.lessons import Lessons, assemble
 from meshlore.knowledge.metrics import accuracy, personal_accuracy
 from meshlore.knowledge.models import build_model, logits
-from meshlore.knowledge.packet import LogitPacket, SamplePacket
+from meshlore.knowledge.packet import LogitPacket, SamplePacket, coarse
 from meshlore.knowledge.rollback import hold_out, keep_better
 from meshlore.knowledge.sources import load
 from meshlore.knowledge.space import Space
@@ -76,6 +76,47 @@ def test_an_anchor_without_counts_weighs_as_much_as_all_others() -> None:
     assert lessons.targets(1.0)[0].tolist() == pytest.approx([0.5, 0.5, 0.0], abs=1e-3)
 
 
+def test_a_boundless_claim_of_images_does_not_drown_the_others() -> None:
+    packets = {
+        "1" * 64: ("a", packet([0], [30, 0, 0], [[20, 0, 0]])),
+        "2" * 64: ("b", packet([0], [20, 0, 0])),
+        "3" * 64: ("liar", packet([0], [2**40, 2**40, 0])),
+    }
+    about = ("1" * 64,)
+    others = [
+        ("b", LogitPacket(SPACE.id, about, (np.array([[20, 0, 0]], np.float16),))),
+        ("liar", LogitPacket(SPACE.id, about, (np.array([[0, 20, 0]], np.float16),))),
+    ]
+    lessons = assemble(packets, others, {"a": FULL, "b": FULL, "liar": FULL}, SPACE)
+    assert lessons.targets(1.0)[0, 1] <= 120 / 170 + 1e-3
+
+
+def test_a_teacher_that_contradicts_most_labels_of_a_class_is_not_heard_about_it() -> None:
+    labels = [0] * 4 + [1] * 4
+    honest = [[20.0, 0, 0]] * 4 + [[0, 20.0, 0]] * 4
+    turned = np.array([[20.0, 0, 0]] * 4 + [[0, 0, 20.0]] * 4, np.float16)
+    packets = {
+        "1" * 64: ("a", packet(labels, [10, 10, 0], honest)),
+        "2" * 64: ("liar", packet(labels, [10, 10, 0])),
+    }
+    said = [("liar", LogitPacket(SPACE.id, ("1" * 64, "2" * 64), (turned, turned)))]
+    lessons = assemble(packets, said, {"a": FULL, "liar": FULL}, SPACE)
+    targets = lessons.targets(1.0)
+    assert lessons.weights.tolist() == [1.0] * 16
+    assert (targets[:4, 0] > 0.99).all()
+    assert (targets[4:8, 1] > 0.99).all()
+    assert (targets[8:12, 0] > 0.99).all()
+    assert not targets[12:].any()
+
+
+def test_the_error_of_a_minority_of_a_class_is_still_heard() -> None:
+    labels = [0] * 5
+    unsure = np.array([[20, 0, 0]] * 3 + [[0, 20, 0]] * 2, np.float16)
+    packets = {"1" * 64: ("a", packet(labels, [10, 0, 0])), "2" * 64: ("b", packet([1], [0, 9, 0]))}
+    lessons = assemble(packets, [("b", LogitPacket(SPACE.id, ("1" * 64,), (unsure,)))], {"a": FULL, "b": FULL}, SPACE)
+    assert lessons.targets(1.0)[4, 1] > 0.99
+
+
 def test_answers_about_unknown_packets_or_of_a_wrong_length_are_passed_over() -> None:
     packets = {"1" * 64: ("a", packet([0], [5, 0, 0]))}
     odd = LogitPacket(SPACE.id, ("1" * 64, "9" * 64), (np.zeros((2, 3), np.float16), np.zeros((1, 3), np.float16)))
@@ -113,14 +154,16 @@ def test_a_step_that_raises_stops_the_distillation() -> None:
         distil(build_model("mlp", SPACE, 0), None, lessons, seed=0, step=stop)
 
 
-def test_coarse_logits_keep_the_answer_and_take_few_values() -> None:
-    exact = np.random.default_rng(0).normal(size=(50, 10)).astype(np.float32) * 8
-    rounded = coarse(exact)
-    assert rounded.dtype == np.float16
-    assert rounded.max() == 0
-    assert len(np.unique(rounded)) <= 25
-    top = exact.argmax(axis=1)
-    assert (rounded[np.arange(50), top] == 0).all()
+def test_taught_beginners_are_heard_about_classes_they_never_saw(halves: tuple[Dataset, Dataset]) -> None:
+    lessons, packets = lessons_of(halves)
+    learn = halves[0]
+    student = fit_classifier(build_model("cnn-small", learn.space, 0), learn, steps=100, seed=0)
+    student = distil(student, learn, lessons, settings=DistilSettings(steps=100), seed=0)
+    key, (author, other) = "1".zfill(64), packets["1".zfill(64)]
+    answer = LogitPacket(learn.space.id, (key,), (coarse(logits(student, other.images, learn.space)),))
+    verdicts = {author: FULL, "0": FULL}
+    taught = assemble({key: (author, other)}, [("0", answer)], verdicts, learn.space).targets(2.0)
+    assert (taught.sum(dim=1) > 0.99).all()
 
 
 @pytest.fixture(scope="module")

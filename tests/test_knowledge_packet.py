@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from meshlore.codec import pack, unpack
 from meshlore.errors import PacketError
 from meshlore.knowledge import compression, packet
-from meshlore.knowledge.packet import LogitPacket, SamplePacket, compact_logits, decode, encode
+from meshlore.knowledge.packet import LogitPacket, SamplePacket, coarse, decode, encode, published_counts
 from meshlore.knowledge.space import Space
 
 DIGITS = Space((1, 8, 8), tuple("0123456789"), levels=17)
@@ -117,13 +117,13 @@ def test_the_smallest_codec_is_kept(monkeypatch):
         assert len(compression.squeeze_images(images)["data"]) == min(sizes.values())
 
 
-def test_digit_samples_take_half_a_byte_per_pixel_and_compact_answers_take_less_than_exact_ones():
+def test_digit_samples_take_half_a_byte_per_pixel_and_coarse_answers_take_less_than_exact_ones():
     sent = samples(n=200)
-    compact = dataclasses.replace(sent, logits=compact_logits(sent.logits))
+    rounded = dataclasses.replace(sent, logits=coarse(sent.logits))
     without = dataclasses.replace(sent, logits=None)
     assert len(encode(without)) / 200 < 32
-    exact_bytes, compact_bytes = (len(encode(one)) - len(encode(without)) for one in (sent, compact))
-    assert compact_bytes < 0.75 * exact_bytes
+    exact_bytes, coarse_bytes = (len(encode(one)) - len(encode(without)) for one in (sent, rounded))
+    assert coarse_bytes < 0.5 * exact_bytes
 
 
 @pytest.mark.parametrize("make", [samples, answers])
@@ -296,18 +296,22 @@ def test_answers_that_would_be_refused_are_not_sent(changes):
         encode(answers(**changes))
 
 
-def test_compact_logits_say_the_same():
-    logits = np.random.default_rng(0).normal(0, 6, (500, 10)).astype(np.float32)
-    compact = compact_logits(logits)
-    assert compact.dtype == np.float16
-    assert compact.max() == 0
+def test_coarse_logits_keep_the_answer_and_take_few_values():
+    exact = np.random.default_rng(0).normal(size=(50, 10)).astype(np.float32) * 8
+    rounded = coarse(exact)
+    assert rounded.dtype == np.float16
+    assert rounded.max() == 0
+    assert len(np.unique(rounded)) <= 25
+    assert (rounded[np.arange(50), exact.argmax(axis=1)] == 0).all()
+    assert np.isfinite(coarse(exact * 1e30)).all()
 
-    def softmax(values):
-        powers = np.exp(values.astype(np.float64) / 2)
-        return powers / powers.sum(1, keepdims=True)
 
-    assert abs(softmax(logits) - softmax(compact)).max() < 0.02
-    assert np.isfinite(compact_logits(logits * 1e30)).all()
+def test_published_counts_are_rough_and_silent_about_withheld_classes():
+    counts = np.array([0, 3, 12, 60, 100, 5000], np.int64)
+    published = published_counts(counts, np.array([2, 2, 3, 4, 5], np.int64))
+    assert published.tolist() == [0, 0, 16, 64, 128, 4096]
+    assert published.dtype == np.int64
+    assert not published_counts(counts, np.zeros(0, np.int64)).any()
 
 
 seeds = st.sampled_from(
