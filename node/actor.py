@@ -15,19 +15,19 @@ from typing import Any
 import numpy as np
 import structlog
 
-from ..errors import Cancelled, DecodeError, MeshloreError, Refused, StateError, TaskError
+from ..errors import Cancelled, DecodeError, MeshloreError, PacketError, Refused, SecurityError, StateError, TaskError
 from ..knowledge.data import Dataset
 from ..knowledge.packet import LogitPacket, SamplePacket, encode
 from ..knowledge.space import Space
 from ..security.membership import Credentials
 from ..security.sealing import name_of, seal
 from .checkpoints import load_skills, save_skills
-from .cycle import Cycle, Outcome
+from .cycle import NOTHING, Cycle, Outcome
 from .lane import Lane
 from .learner import Learner, Skills
 from .library import Entry, Library
-from .neighbourhood import Neighbourhood
-from .plan import Action, Situation, Wait, plan, stage_of
+from .neighbourhood import MAX_MODEL_CHARS, Neighbourhood
+from .plan import Action, Distil, Situation, Wait, plan, stage_of
 from .router import Candidate, Competence
 from .service import Progress
 from .settings import Settings
@@ -95,7 +95,7 @@ class EdgeNode:
         self.packets = packets
         self.state = state
         self.lane = Lane("compute")
-        self.cycle = Cycle(learner, self.lane, library)
+        self.cycle = Cycle(learner, self.lane, library, state.journal.trust)
         self.neighbourhood = Neighbourhood(library, learner.space.num_classes)
         self.skills: Skills | None = None
         self.competence = Competence((), ())
@@ -104,7 +104,7 @@ class EdgeNode:
         self._work: asyncio.Task[None] | None = None
         self._fine_tunes: list[FineTuneAsked] = []
         self._replies: set[asyncio.Future[FineTuned]] = set()
-        self._news_at = time.monotonic()
+        self._waiting_since, self._has_news = time.monotonic(), False
 
     @property
     def space(self) -> Space:
@@ -131,6 +131,8 @@ class EdgeNode:
             StateError, ModelError: a checkpoint is damaged or of another model.
         """
         self.skills = await asyncio.to_thread(load_skills, self.state, self.learner)
+        if self.state.journal.published == NOTHING:
+            self.state.update(published="")
         measured = {"classify": self.state.journal.classify, "generate": self.state.journal.generate, "load": 0}
         try:
             self.competence = Competence.from_map(measured, self.space.num_classes)
@@ -199,8 +201,13 @@ class EdgeNode:
 
     def candidates(self) -> list[Candidate]:
         """This node and the live peers, for the router."""
-        here = Candidate(self.credentials.peer_id, self.settings.name, "here", self._competence_now())
+        here = Candidate(
+            self.credentials.peer_id, self.settings.name, "here", replace(self.competence, load=self.lane.state.waiting)
+        )
         return [here, *self.neighbourhood.candidates(self.cycle.trust)]
+
+    def unlike_private(self, images: np.ndarray, label: int) -> np.ndarray:
+        return self.learner.unlike_private(images, label)
 
     def situation(self) -> Situation:
         """What the plan decides by."""
@@ -218,7 +225,7 @@ class EdgeNode:
             generator_taught_by=frozenset(journal.generator_taught_by) if has_tried else None,
             missing=self.neighbourhood.missing(),
             peers=self.neighbourhood.views(),
-            idle_s=time.monotonic() - self._news_at,
+            waited_s=time.monotonic() - self._waiting_since,
             patience_s=self.settings.learning.patience_s,
             refinements=self.settings.learning.refinements,
         )
@@ -226,13 +233,16 @@ class EdgeNode:
     async def _handle(self, message: Message) -> None:
         match message:
             case PacketArrived():
-                self._news_at = time.monotonic()
+                if not self._has_news:
+                    self._waiting_since, self._has_news = time.monotonic(), True
             case PeersChanged():
                 pass  # what peers advertise is looked up when the plan is made
             case FineTuneAsked():
                 self._fine_tunes.append(message)
             case WorkDone(action, outcome, result):
                 self._work = None
+                if isinstance(action, Distil):
+                    self._waiting_since, self._has_news = time.monotonic(), False
                 if isinstance(outcome, Outcome):
                     await self._apply(outcome)
                 if isinstance(action, FineTuneAsked):
@@ -306,7 +316,7 @@ class EdgeNode:
         if outcome.publication is not None:
             published = await asyncio.to_thread(self._publish, outcome.publication)
             if isinstance(outcome.publication, SamplePacket):
-                changes["published"] = published
+                changes["published"] = published or NOTHING
         if changes:
             await asyncio.to_thread(self.state.update, **changes)
         self.skills, self.competence = outcome.skills or self.skills, competence
@@ -315,9 +325,18 @@ class EdgeNode:
         self._advertise()
 
     def _publish(self, packet: SamplePacket | LogitPacket) -> str:
-        """Number, sign, seal and store a packet of our own; its name."""
+        """Number, sign, seal and store a packet of our own; its name, empty if it cannot go out (an expired
+        certificate, a clock that is off): the node then serves its own user, and tries again when it is
+        started next."""
+        try:
+            return self._sealed(encode(packet))
+        except (PacketError, SecurityError) as error:
+            log.error("cannot publish", because=str(error))
+            return ""
+
+    def _sealed(self, body: bytes) -> str:
         seq = self.state.next_sequence(above=self.library.newest_number(self.credentials.peer_id))
-        data = seal(encode(packet), credentials=self.credentials, seq=seq, now=time.time())
+        data = seal(body, credentials=self.credentials, seq=seq, now=time.time())
         name = name_of(data)
         self.library.admit(name, data, time.time())
         return name
@@ -327,13 +346,10 @@ class EdgeNode:
             {
                 "stage": int(stage_of(self.situation())),
                 "newest": self.library.newest_number(self.credentials.peer_id),
-                "model": self.learner.model[:64],
-                "competence": self._competence_now().to_map(),
+                "model": self.learner.model[:MAX_MODEL_CHARS],
+                "competence": self.competence.to_map(),
             }
         )
-
-    def _competence_now(self) -> Competence:
-        return replace(self.competence, load=self.lane.state.waiting)
 
 
 def _reply(reply: asyncio.Future[FineTuned], outcome: Outcome | Exception, result: FineTuned | None) -> None:

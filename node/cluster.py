@@ -90,6 +90,9 @@ def run_cluster(options: ClusterOptions, *, live: bool) -> Report:
         KeyboardInterrupt: Ctrl-C; every process has been stopped.
     """
     started = time.monotonic()
+    kept = options.output / "homes"
+    if options.keep and kept.exists():
+        raise ConfigError(f"{kept} is there already", "move it away, or give another --output")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     folder = Path(tempfile.mkdtemp(prefix="meshlore-"))
@@ -106,8 +109,6 @@ def run_cluster(options: ClusterOptions, *, live: bool) -> Report:
             _stop(list(processes.values()))
     finally:
         if options.keep:
-            kept = options.output / "homes"
-            shutil.rmtree(kept, ignore_errors=True)
             shutil.copytree(folder, kept, ignore=shutil.ignore_patterns("*.sock"))
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -35,7 +35,7 @@ class Controlled(Protocol):
 
     def knowledge(self) -> dict[str, Any]: ...
 
-    def invite(self, role: str, lifetime_s: float) -> str: ...
+    async def invite(self, role: str, lifetime_s: float) -> str: ...
 
     def submit(self, task: Any, timeout_s: float, progress: Progress) -> Awaitable[dict[str, Any]]: ...
 
@@ -61,8 +61,7 @@ class ControlServer:
 
     async def start(self) -> None:
         """Raises StateError when the socket cannot be made."""
-        if not self._path.parent.exists():
-            make_private_folder(self._path.parent)
+        make_private_folder(self._path.parent)
         self._path.unlink(missing_ok=True)
         self._serving = asyncio.create_task(self._server.serve(), name="control")
         while not self._server.started and not self._serving.done():  # noqa: ASYNC110 -- uvicorn has no event
@@ -92,7 +91,7 @@ class ControlServer:
     async def _invite(self, request: Request) -> Response:
         try:
             wanted = await request.json()
-            return JSONResponse({"code": self._node.invite(str(wanted["role"]), float(wanted["lifetime_s"]))})
+            return JSONResponse({"code": await self._node.invite(str(wanted["role"]), float(wanted["lifetime_s"]))})
         except (ValueError, KeyError, TypeError) as error:
             problem: MeshloreError = InvalidTask(f"malformed request ({error})")
         except MeshloreError as error:

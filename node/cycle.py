@@ -25,6 +25,8 @@ from .store import Journal
 
 log = structlog.get_logger("meshlore.node")
 
+NOTHING = "nothing"
+"""In the journal, for a node that has nothing to publish; looked at again at the next start."""
 LOST_STANDING = 0.5
 REGAINED_STANDING = 1.5
 
@@ -53,11 +55,11 @@ class Cycle:
         trust: the last verdict on every author, local and never published.
     """
 
-    def __init__(self, learner: Learner, lane: Lane, library: Library) -> None:
+    def __init__(self, learner: Learner, lane: Lane, library: Library, trust: Mapping[str, float]) -> None:
         self._learner = learner
         self._lane = lane
         self._library = library
-        self.trust: dict[str, Verdict] = {}
+        self.trust = {author: Verdict(weight, "before the restart") for author, weight in trust.items()}
 
     async def do(self, action: Action, journal: Journal, skills: Skills | None) -> Outcome:
         """Do one action. What others sent cannot end the node: work on it that fails is set aside, with a loss
@@ -70,7 +72,7 @@ class Cycle:
         try:
             return await self._do(action, journal, skills)
         except Exception as error:
-            if isinstance(error, Cancelled) or not isinstance(action, Distil | TrainGenerator):
+            if isinstance(error, Cancelled) or not isinstance(action, Distil | TrainGenerator) or not action.packets:
                 raise
             log.exception("cannot learn from what others sent", action=type(action).__name__)
             return self._set_aside(action, journal)
@@ -82,7 +84,7 @@ class Cycle:
                 return Outcome(Skills(classifier, classifier))
             case Publish():
                 packet = await self._lane.train("condensing", self._learner.condense)
-                return Outcome(publication=packet, changes={} if packet else {"published": "nothing"})
+                return Outcome(publication=packet, changes={} if packet else {"published": NOTHING})
             case Distil():
                 return await self._distil(action, journal, skills)
             case PublishLogits():
@@ -144,14 +146,17 @@ class Cycle:
         )
         self.trust = dict(taught.verdicts)
         log.info("distilled", kept=taught.kept, because=taught.reason)
-        fresh = {entry.author for entry in chosen if entry.name not in journal.taught_by}
+        # who was given no weight did neither good nor harm
+        judged = {author for author, verdict in taught.verdicts.items() if verdict.weight > 0}
+        fresh = {entry.author for entry in chosen if entry.name not in journal.taught_by} & judged
         return Outcome(
             replace(current, classifier=taught.classifier) if taught.kept else None,
             {
                 "taught_by": tuple(sorted(action.packets)),
-                "refined": journal.refined + 1 if action.refines else 0,
+                "refined": _refined(journal, action),
                 "logits_due": taught.kept and not action.refines,
                 "standing": _standing(journal.standing, fresh, kept=taught.kept),
+                "trust": {author: float(verdict.weight) for author, verdict in taught.verdicts.items()},
             },
         )
 
@@ -185,7 +190,7 @@ class Cycle:
         fresh = {entry.author for entry in self._chosen(action.packets) if entry.name not in known}
         changes: dict[str, Any] = {"standing": _standing(journal.standing, fresh, kept=False)}
         if isinstance(action, Distil):
-            return Outcome(changes=changes | {"taught_by": names, "refined": journal.refined + action.refines})
+            return Outcome(changes=changes | {"taught_by": names, "refined": _refined(journal, action)})
         return Outcome(changes=changes | {"generator_taught_by": names})
 
     def _chosen(self, names: frozenset[str]) -> list[Entry]:
@@ -203,6 +208,10 @@ def _trained(skills: Skills | None) -> Skills:
     if skills is None:
         raise StateError("this node has learned nothing yet", "wait until it has: meshlore status")
     return skills
+
+
+def _refined(journal: Journal, action: Distil) -> int:
+    return journal.refined + 1 if action.refines else 0
 
 
 def _standing(standing: Mapping[str, float], fresh: set[str], *, kept: bool) -> dict[str, float]:

@@ -17,15 +17,14 @@ from typing import Any
 import structlog
 import torch
 
-from ..errors import ConfigError, PeerError, Refused, SecurityError
-from ..knowledge.data import Dataset, concatenate
+from ..errors import ConfigError
+from ..knowledge.data import Dataset
 from ..knowledge.sources import fitted, load, load_npz
 from ..knowledge.space import Space
 from ..mesh.host import Libp2pTransport
 from ..mesh.members import HeartbeatSettings, Peer
 from ..mesh.mesh import Mesh, MeshSettings
 from ..mesh.transport import Body, Caller
-from ..security.certificates import needs_renewal
 from ..security.identity import Identity
 from ..security.invites import InviteBook
 from ..security.join import answer_request
@@ -34,8 +33,10 @@ from .actor import EdgeNode, PeersChanged
 from .control import ControlServer, Progress
 from .learner import Learner
 from .library import Library
+from .neighbourhood import advertised_model, advertised_stage
 from .plan import Role
 from .ports import remember_ports, same_ports
+from .renewal import Renewal
 from .service import TaskService
 from .settings import Settings
 from .setup import ADDRESS_BOOK
@@ -44,8 +45,8 @@ from .store import HomeLock, PacketStore, StateStore, private_additions
 
 log = structlog.get_logger("meshlore.daemon")
 
-RENEWAL_CHECK_S = 3600.0
 INVITES_FILE = "invites.db"
+ROLES_OF = {"node": ("node", "requester"), "anchor": ("anchor",)}
 
 
 class Daemon:
@@ -75,7 +76,9 @@ class Daemon:
         async with AsyncExitStack() as cleanup:
             cleanup.push_async_callback(self._node.close)
             self._mesh.serve("task", self._serve_task)
-            self._mesh.serve("renew", self._renew_other)
+            renewal = Renewal(
+                self._credentials, self._mesh, certificate_of=self._transport.certificate_of, take=self._take
+            )
             self._node.neighbourhood.attach(self._mesh)
             await self._mesh.start(list(self._settings.bootstrap))
             cleanup.push_async_callback(self._mesh.stop)
@@ -86,7 +89,7 @@ class Daemon:
             log.info("running", peer_id=self._credentials.peer_id, addresses=self._transport.addresses())
             running = [
                 asyncio.create_task(self._node.run(), name="node"),
-                asyncio.create_task(self._keep_certificate_fresh(), name="certificate"),
+                asyncio.create_task(renewal.run(), name="certificate"),
                 asyncio.create_task(stop.wait(), name="stop"),
             ]
             try:
@@ -115,8 +118,8 @@ class Daemon:
                 "addresses": list(peer.addresses),
                 "rtt_ms": None if peer.rtt_s is None else round(1000 * peer.rtt_s, 2),
                 "last_seen_s": None if peer.last_seen_s is None else round(peer.last_seen_s, 1),
-                "stage": peer.advert.get("stage"),
-                "model": peer.advert.get("model"),
+                "stage": advertised_stage(peer),
+                "model": advertised_model(peer),
             }
             for peer in self._mesh.peers()
         ]
@@ -124,12 +127,15 @@ class Daemon:
     def knowledge(self) -> dict[str, Any]:
         return published_samples(self._node)
 
-    def invite(self, role: str, lifetime_s: float) -> str:
-        """Raises ConfigError on a device that does not hold the root key."""
+    async def invite(self, role: str, lifetime_s: float) -> str:
+        """Raises ConfigError on a device that does not hold the root key, and for an unknown role."""
         if self._credentials.root is None:
             raise ConfigError("this device cannot invite: it does not hold the mesh's root key", "ask the founder")
-        roles = [role] if role == "anchor" else ["node", "requester"]
-        return self._book.create(self._transport.addresses(), roles, time.time(), lifetime_s).code()
+        if role not in ROLES_OF:
+            raise ConfigError(f"role {role[:40]!r}", f"one of {', '.join(ROLES_OF)}")
+        addresses = self._transport.addresses()
+        invite = await asyncio.to_thread(self._book.create, addresses, ROLES_OF[role], time.time(), lifetime_s)
+        return invite.code()
 
     async def submit(self, task: Any, timeout_s: float, progress: Progress) -> dict[str, Any]:
         return await self._tasks.submit(task, timeout_s, progress)
@@ -146,38 +152,10 @@ class Daemon:
         self._reachable = tuple(address for peer in known for address in peer.addresses[:1])
         self._node.tell(PeersChanged())
 
-    async def _renew_other(self, caller: Caller, _body: Body) -> Mapping[str, Any]:
-        if self._credentials.root is None:
-            raise Refused("this device cannot renew certificates", code="role")
-        renewed = self._credentials.root.renew(self._transport.certificate_of(caller.peer_id), time.time())
-        return {"certificate": renewed.encode()}
-
-    async def _keep_certificate_fresh(self) -> None:
-        while True:
-            if needs_renewal(self._credentials.certificate, time.time()):
-                await self._renew()
-            await asyncio.sleep(RENEWAL_CHECK_S)
-
-    async def _renew(self) -> None:
-        own = self._credentials
-        if own.root is not None:
-            self._take(own.root.renew(own.certificate, time.time()).encode())
-            return
-        for peer in self._mesh.peers():
-            try:
-                reply = await self._mesh.request(peer.peer_id, "renew", {}, timeout_s=10)
-                self._take(bytes(reply["certificate"]))
-                return
-            except (PeerError, SecurityError, KeyError, TypeError):
-                continue
-        log.warning("certificate not renewed: no live member holds the root key", remedy="start the founder's node")
-
-    def _take(self, certificate: bytes) -> None:
-        self._credentials = self._credentials.with_certificate(certificate, time.time())
-        self._credentials.save_certificate(self._home)
-        self._node.credentials = self._credentials
-        self._transport.renew(self._credentials)
-        log.info("certificate renewed", expires=self._credentials.certificate.not_after)
+    async def _take(self, credentials: Credentials) -> None:
+        await asyncio.to_thread(credentials.save_certificate, self._home)
+        self._credentials = self._node.credentials = credentials
+        self._transport.renew(credentials)
 
 
 class _Shelf:
@@ -204,6 +182,8 @@ def build_node(home: Path, settings: Settings, credentials: Credentials) -> tupl
     seed = _secret_seed(credentials.identity) if settings.seed is None else settings.seed
     learner = Learner(space, role, settings.model, private, settings.learning, seed)
     learner.fresh()
+    for path in private_additions(home) if role == "node" else ():
+        learner.add_private(fitted(load_npz(path), space).dataset)
     packets, state = PacketStore(home), StateStore(home)
     library = Library(space, credentials, packets)
     notes += library.load(time.time())
@@ -223,8 +203,7 @@ def _private_data(home: Path, settings: Settings, space: Space) -> tuple[Dataset
     chosen = loaded.dataset.select_classes(settings.classes) if settings.classes else loaded.dataset
     if not len(chosen):
         raise ConfigError(f"{settings.data} has no samples of the classes {', '.join(settings.classes)}", "name others")
-    added = [fitted(load_npz(path), space).dataset for path in private_additions(home)]
-    return concatenate([chosen, *added]), list(loaded.notes)
+    return chosen, list(loaded.notes)
 
 
 def run_daemon(home: Path, settings: Settings, *, passphrase: str | None = None, parent_pid: int | None = None) -> None:

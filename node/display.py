@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -46,7 +47,7 @@ def show_status(status: dict[str, Any]) -> None:
         "home": status["home"],
     }
     for name, value in rows.items():
-        grid.add_row(f"[bold]{name}", value)
+        grid.add_row(f"[bold]{name}", escape(value))
     console.print(grid)
 
 
@@ -59,13 +60,13 @@ def show_peers(peers: list[dict[str, Any]]) -> None:
         table.add_column(column)
     for peer in peers:
         table.add_row(
-            peer["name"] or "?",
+            escape(peer["name"] or "?"),
             peer["state"],
             ", ".join(peer["roles"]),
             "" if peer["rtt_ms"] is None else f"{peer['rtt_ms']:.1f} ms",
             "" if peer["last_seen_s"] is None else f"{peer['last_seen_s']:.0f} s ago",
             STAGES.get(peer["stage"], ""),
-            peer["model"] or "",
+            escape(peer["model"]),
             "…" + peer["peer_id"][-8:],
         )
     Console().print(table)

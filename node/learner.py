@@ -11,17 +11,19 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
+import torch
 from torch import nn
 
 from ..errors import ModelError
 from ..knowledge import metrics
 from ..knowledge.condense import CondenseSettings, condense, gaussian
+from ..knowledge.copies import distinct
 from ..knowledge.data import Dataset, concatenate
-from ..knowledge.distil import DistilSettings, coarse, distil
+from ..knowledge.distil import DistilSettings, distil
 from ..knowledge.generator import FlowGenerator, fit_generator
 from ..knowledge.lessons import Lessons, assemble
-from ..knowledge.models import build_model, logits
-from ..knowledge.packet import LogitPacket, SamplePacket
+from ..knowledge.models import build_model, logits, to_tensor
+from ..knowledge.packet import MAX_ABOUT, MAX_LOGIT_BYTES, LogitPacket, SamplePacket, coarse, published_counts
 from ..knowledge.rollback import hold_out, keep_better
 from ..knowledge.space import Space
 from ..knowledge.training import Step, fit_classifier
@@ -94,7 +96,10 @@ class Learner:
         self.settings = settings
         self.seed = seed
         self.private = private
-        self._train, self._held_out = _split(private, seed)
+        self._train: Dataset | None = None
+        self._held_out: Dataset | None = None
+        if private is not None:
+            self._train, self._held_out = hold_out(private, seed=seed)
 
     def fresh(self) -> nn.Module:
         """An untrained classifier. Raises ModelError when the model does not fit the space."""
@@ -113,9 +118,9 @@ class Learner:
         return classifier.eval()
 
     def add_private(self, more: Dataset) -> None:
-        """Take labelled samples into the private data, from now on."""
+        """Take labelled samples into the private data that is learned from; the hold-out stays what it was."""
         self.private = more if self.private is None else concatenate([self.private, more])
-        self._train, self._held_out = _split(self.private, self.seed)
+        self._train = more if self._train is None else concatenate([self._train, more])
 
     def train(self, step: Step) -> nn.Module:
         """The classifier of the private data alone."""
@@ -138,12 +143,18 @@ class Learner:
             samples.images,
             samples.labels,
             None,
-            private.counts(),
+            published_counts(private.counts(), samples.labels),
         )
 
     def answer(self, classifier: nn.Module, about: Iterable[Entry]) -> LogitPacket:
-        """Own logits about sample packets."""
-        packets = [(entry.name, entry.packet) for entry in about if isinstance(entry.packet, SamplePacket)]
+        """Own logits about sample packets, as many as fit one packet."""
+        packets: list[tuple[str, SamplePacket]] = []
+        left_bytes = MAX_LOGIT_BYTES
+        for entry in about:
+            if isinstance(entry.packet, SamplePacket) and len(packets) < MAX_ABOUT:
+                left_bytes -= 2 * len(entry.packet.labels) * self.space.num_classes
+                if left_bytes >= 0:
+                    packets.append((entry.name, entry.packet))
         return LogitPacket(
             self.space.id,
             tuple(name for name, _ in packets),
@@ -257,6 +268,18 @@ class Learner:
         hits = (said == wanted).reshape(classes, DRAWN_TO_MEASURE).mean(axis=1)
         return Competence(tuple(classify.tolist()), tuple((hits * classify).tolist()))
 
+    def unlike_private(self, images: np.ndarray, label: int) -> np.ndarray:
+        """Which images (n, channels, height, width) of a class are no near-copies of private ones: bool (n,)."""
+        if self.private is None or not (self.private.labels == label).any():
+            return np.ones(len(images), bool)
+        kept: np.ndarray = distinct(
+            to_tensor(self.private.images, self.space),
+            torch.from_numpy(self.private.labels),
+            to_tensor(images, self.space),
+            torch.full((len(images),), label),
+        ).numpy()
+        return kept
+
     def personal_prior(self) -> np.ndarray | None:
         return None if self.private is None else self.private.prior()
 
@@ -302,9 +325,3 @@ def default_generator_steps(space: Space) -> int:
 
 def _is_small(space: Space) -> bool:
     return max(space.shape[1:]) < 16
-
-
-def _split(private: Dataset | None, seed: int) -> tuple[Dataset | None, Dataset | None]:
-    if private is None:
-        return None, None
-    return hold_out(private, seed=seed)

@@ -1,13 +1,11 @@
 """What a node knows from packets: sealed on disk, opened and checked in memory.
 
-Of each author the newest sample packet and the newest logits count; older ones stay on disk for
-nodes that ask, and are not learned from again.
+Of each author the newest sample packet and the newest logits are kept, so that nobody can fill a device.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..errors import DecodeError, SecurityError
@@ -42,21 +40,25 @@ class Library:
         self._admitting = threading.Lock()
 
     def load(self, now: float) -> list[str]:
-        """Open what is on disk; damaged or foreign files are removed and named in the lines returned."""
+        """Open what is on disk. Damaged files are removed; what cannot be opened now (a clock that is behind, an
+        author whose certificate is over) stays unread. Both are named in the lines returned."""
         notes = []
         for name in sorted(self._store.inventory()):
             try:
                 self._remember(self._open(name, self._store.read(name), now))
-            except (SecurityError, DecodeError) as error:
+            except DecodeError as error:
                 self._store.drop(name)
                 notes.append(f"dropped packet {name[:12]}: {error}")
+            except SecurityError as error:
+                notes.append(f"packet {name[:12]} is not used now: {error}")
         return notes
 
     def admit(self, name: str, data: bytes, now: float) -> Entry:
         """Check a packet, keep it, and return it opened.
 
         Raises:
-            SecurityError: not from a member of this mesh, or its author reused a sequence number.
+            SecurityError: not from a member of this mesh, its author reused a sequence number, or has sent
+                something newer of the kind already.
             DecodeError: malformed, or of another space.
         """
         entry = self._open(name, data, now)
@@ -64,6 +66,9 @@ class Library:
             other = self._by_number.get((entry.author, entry.seq), name)
             if other != name:
                 raise SecurityError(f"{entry.author_name} signed two packets with the number {entry.seq}")
+            newer = self._of(entry.author, type(entry.packet))
+            if newer is not None and newer.seq > entry.seq:
+                raise SecurityError(f"packet {entry.seq} of {entry.author_name} is superseded by {newer.seq}")
             if name not in self._entries:
                 self._store.put(name, data)
                 self._remember(entry)
@@ -71,13 +76,11 @@ class Library:
 
     def samples(self) -> dict[str, Entry]:
         """Name -> entry: the newest sample packet of each author."""
-        newest = self._newest(SamplePacket)
-        return {entry.name: entry for entry in newest}
+        return {entry.name: entry for entry in self._of_kind(SamplePacket)}
 
     def answers(self) -> dict[str, Entry]:
         """Name -> entry: the newest logits of each author, in the order of their making."""
-        newest = self._newest(LogitPacket)
-        return {entry.name: entry for entry in sorted(newest, key=lambda e: (e.created_at, e.name))}
+        return {e.name: e for e in sorted(self._of_kind(LogitPacket), key=lambda e: (e.created_at, e.name))}
 
     def of_others(self) -> list[Entry]:
         """Others' newest samples, then their newest answers in the order of their making."""
@@ -95,13 +98,11 @@ class Library:
     def get(self, name: str) -> Entry | None:
         return self._entries.get(name)
 
-    def _newest(self, kind: type) -> Iterable[Entry]:
-        newest: dict[str, Entry] = {}
-        for entry in list(self._entries.values()):
-            known = newest.get(entry.author)
-            if isinstance(entry.packet, kind) and (known is None or entry.seq > known.seq):
-                newest[entry.author] = entry
-        return newest.values()
+    def _of_kind(self, kind: type) -> list[Entry]:
+        return [entry for entry in list(self._entries.values()) if isinstance(entry.packet, kind)]
+
+    def _of(self, author: str, kind: type) -> Entry | None:
+        return next((entry for entry in self._of_kind(kind) if entry.author == author), None)
 
     def _open(self, name: str, data: bytes, now: float) -> Entry:
         if name_of(data) != name:
@@ -111,5 +112,13 @@ class Library:
         return Entry(name, sealed.author, sealed.author_name, sealed.seq, sealed.created_at, packet)
 
     def _remember(self, entry: Entry) -> None:
-        self._entries[entry.name] = entry
+        """Keep the newest of its author and kind; the numbers of those dropped stay known."""
         self._by_number[entry.author, entry.seq] = entry.name
+        known = self._of(entry.author, type(entry.packet))
+        if known is not None and known.seq > entry.seq:
+            self._store.drop(entry.name)
+            return
+        self._entries[entry.name] = entry
+        if known is not None and known.name != entry.name:
+            del self._entries[known.name]
+            self._store.drop(known.name)

@@ -10,7 +10,7 @@ from ..knowledge.trust import Verdict
 from ..mesh.members import Peer, PeerState
 from ..mesh.transport import Traffic
 from .library import Library
-from .plan import PeerView, Role
+from .plan import PeerView, Role, Stage
 from .router import Candidate, Competence, Hop
 
 
@@ -30,6 +30,11 @@ class Network(Protocol):
     def traffic(self) -> Traffic: ...
 
 
+MAX_MODEL_CHARS = 64
+UNJUDGED = 0.5
+"""How far the word of a member counts of whom nothing was learned yet."""
+
+
 class Neighbourhood:
     """The live peers of one node. Without a network (before the start, in studies) there are none."""
 
@@ -46,7 +51,7 @@ class Neighbourhood:
 
     def views(self) -> tuple[PeerView, ...]:
         """Role and advertised stage of each live peer, for the plan."""
-        return tuple(PeerView(_role(peer), _whole(peer.advert.get("stage"))) for peer in self.live())
+        return tuple(PeerView(_role(peer), advertised_stage(peer)) for peer in self.live())
 
     def candidates(self, trust: dict[str, Verdict]) -> list[Candidate]:
         """The live peers with what they advertise, scaled by the trust in them, for the router."""
@@ -56,7 +61,7 @@ class Neighbourhood:
                 advertised = Competence.from_map(peer.advert.get("competence"), self._classes)
             except DecodeError:
                 continue
-            factor = trust[peer.peer_id].weight if peer.peer_id in trust else 1.0
+            factor = trust[peer.peer_id].weight if peer.peer_id in trust else UNJUDGED
             competence = replace(
                 advertised,
                 classify=tuple(factor * quality for quality in advertised.classify),
@@ -93,6 +98,18 @@ class Neighbourhood:
         if self._network is None:
             raise Refused("this node is not connected", code="not-ready")
         return await self._network.request(peer_id, kind, body, timeout_s)
+
+
+def advertised_stage(peer: Peer) -> int:
+    """The stage that a peer claims; what is no stage counts as the first."""
+    stage = _whole(peer.advert.get("stage"))
+    return stage if stage in set(Stage) else Stage.LEARNING
+
+
+def advertised_model(peer: Peer) -> str:
+    """The model that a peer claims, fit to be shown; empty if it is none."""
+    model = peer.advert.get("model")
+    return model if isinstance(model, str) and model.isprintable() and len(model) <= MAX_MODEL_CHARS else ""
 
 
 def _role(peer: Peer) -> Role:

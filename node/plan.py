@@ -6,10 +6,10 @@ knows of networks, clocks or tensors, so every decision is tested as a table of 
 A node goes through *stages*, which it advertises so that others know what to wait for:
 
     0 learning     no knowledge published yet
-    1 published    its samples (and first logits) are out; an anchor, which has none, starts here
+    1 published    its samples are out; an anchor, which has none, starts here
     2 taught       it distilled what the others published and sent fresh logits (an anchor: its answers)
 
-Nobody waits for ever: ``patience_s`` after the last new knowledge a node goes on with what it has.
+Nobody waits for ever: ``patience_s`` after the first new knowledge a node goes on with what it has.
 """
 
 from __future__ import annotations
@@ -46,11 +46,12 @@ class Situation:
         samples, logits: names of the usable packets of others that are here.
         taught_by: names of the packets that were in the last distillation.
         refined: distillations since the last one that brought new samples.
-        answered: packets that ``logits`` of our own were published about (own ones; an anchor's: all).
+        logits_due: its classifier got better since it last sent logits.
         generator_taught_by: names of the sample packets behind the generator, None: no generator yet.
         missing: packets that peers announced and that are still on their way.
         peers: the live peers.
-        idle_s: seconds since the last new knowledge arrived (or since the start).
+        waited_s: seconds since the oldest news that was not learned from yet arrived; without any, since the
+            last lesson (or the start).
     """
 
     role: Role
@@ -64,7 +65,7 @@ class Situation:
     generator_taught_by: frozenset[str] | None = None
     missing: int = 0
     peers: tuple[PeerView, ...] = ()
-    idle_s: float = 0.0
+    waited_s: float = 0.0
     patience_s: float = 20.0
     refinements: int = 1
 
@@ -76,7 +77,7 @@ class Train:
 
 @dataclass(frozen=True)
 class Publish:
-    """Condense the private data, and publish samples with logits."""
+    """Condense the private data, and publish samples."""
 
 
 @dataclass(frozen=True)
@@ -180,12 +181,12 @@ _RULES: tuple[Callable[[Situation], Action | None], ...] = (
 def _gathered(now: Situation, stage: Stage) -> bool:
     """All that live peers are about to tell is here, or patience has run out."""
     complete = not now.missing and all(peer.stage >= stage for peer in now.peers)
-    return complete or now.idle_s >= now.patience_s
+    return complete or now.waited_s >= now.patience_s
 
 
 def _expects_more(now: Situation) -> bool:
     """Something that this node would still distil is on its way (and patience has not run out)."""
-    if now.idle_s >= now.patience_s:
+    if now.waited_s >= now.patience_s:
         return False
     if now.missing or now.samples - now.taught_by:
         return True
@@ -196,5 +197,5 @@ def _expects_more(now: Situation) -> bool:
 
 def _wait(now: Situation) -> Wait:
     if _expects_more(now):
-        return Wait(settled=False, at_most_s=max(0.1, now.patience_s - now.idle_s))
+        return Wait(settled=False, at_most_s=max(0.1, now.patience_s - now.waited_s))
     return Wait(settled=True)

@@ -30,6 +30,7 @@ from .learner import Skills
 from .router import Ability, Candidate, route
 from .tasks import (
     CHUNK_BYTES,
+    MAX_GENERATED,
     Answer,
     Classified,
     Classify,
@@ -52,6 +53,7 @@ LOCAL_CHUNK = 256
 MAX_REMOTE_BYTES = 1024 * 1024
 MAX_LOCAL_BYTES = 256 * 1024 * 1024
 ATTEMPT_S = 10.0
+DRAWS = 4
 Progress = Callable[[float, str], None]
 Served = Classify | Generate | Evaluate
 
@@ -72,6 +74,8 @@ class Host(Protocol):
     def prior(self) -> np.ndarray | None: ...
 
     def candidates(self) -> list[Candidate]: ...
+
+    def unlike_private(self, images: np.ndarray, label: int) -> np.ndarray: ...
 
     def ask(self, peer_id: str, kind: str, body: dict[str, Any], timeout_s: float) -> Awaitable[dict[str, Any]]: ...
 
@@ -105,21 +109,43 @@ class TaskService:
         task = from_map(body, self._host.space, max_bytes=MAX_REMOTE_BYTES)
         if isinstance(task, FineTune):
             raise Refused("fine-tuning is for this device's own user", code="role")
+        if getattr(task, "version", "now") == "before":
+            raise Refused("models from before the mesh are for this device's own user", code="role")
         if len(_split(task, self._host.space)) > 1:
             raise InvalidTask("more than one piece of work", "send it in pieces, so that others get their turn")
+        if isinstance(task, Generate):
+            return await self._host.lane.serve(lambda: self._draw_for_others(task))
         return await self._perform(task)
+
+    def _draw_for_others(self, task: Generate) -> dict[str, Any]:
+        """As for this device's own user, but near-copies of private images do not leave: others are drawn
+        in their place."""
+        skills, space = self._skills(), self._host.space
+        label, images = space.classes.index(task.label), np.zeros((0, *space.shape), np.uint8)
+        for attempt in range(DRAWS):
+            reply = _compute(replace(task, seed=(task.seed + attempt * MAX_GENERATED) % 2**31), skills, space)
+            drawn = unpack_array(reply["images"], max_bytes=MAX_LOCAL_BYTES)
+            images = np.concatenate([images, drawn[self._host.unlike_private(drawn, label)]])[: task.n]
+            if len(images) == task.n:
+                return reply | {"images": pack_array(images)}
+        raise Refused("what this node draws of that class is too like its own images", code="private")
 
     async def _run(self, task: Task, timeout_s: float, progress: Progress) -> Result:
         if isinstance(task, FineTune):
             return await self._host.fine_tune(task, progress)
+        if getattr(task, "version", "now") == "before" and task.where not in ("best", "here"):
+            raise InvalidTask("models from before the mesh are shown to their own device only", "leave --where out")
         started = time.monotonic()
         failed: dict[str, str] = {}
         done: list[tuple[Served, dict[str, Any], Candidate]] = []
         chunks = _split(task, self._host.space)
+        pinned = ""
         for number, chunk in enumerate(chunks):
             remaining_s = timeout_s - (time.monotonic() - started)
-            part, candidate = await self._one(chunk, failed, remaining_s)
+            part, candidate = await self._one(replace(chunk, where=pinned) if pinned else chunk, failed, remaining_s)
             done.append((chunk, part, candidate))
+            if isinstance(task, Evaluate):
+                pinned = candidate.peer_id  # the classifier of one node is measured
             progress((number + 1) / len(chunks), f"{task.kind} on {candidate.name}")
         names = {candidate.peer_id: candidate.name for candidate in self._host.candidates()}
         answer = _answer([c for _, _, c in done], time.monotonic() - started, [names.get(p, p) for p in failed])
@@ -138,8 +164,7 @@ class TaskService:
             try:
                 if candidate.hop == "here":
                     return await self._perform(chunk), candidate
-                body = to_map(replace(chunk, where="here"))
-                reply = await self._host.ask(candidate.peer_id, "task", body, wait_s)
+                reply = await self._host.ask(candidate.peer_id, "task", _as_sent(chunk), wait_s)
                 _check(chunk, reply, self._host.space)
                 return reply, candidate
             except (PeerError, DecodeError) as error:
@@ -151,15 +176,17 @@ class TaskService:
     def _order(self, chunk: Served, failed: dict[str, str]) -> list[Candidate]:
         classes = [self._host.space.classes.index(chunk.label)] if isinstance(chunk, Generate) else None
         ability: Ability = "generate" if isinstance(chunk, Generate) else "classify"
-        version = getattr(chunk, "version", "now")
-        where = "here" if version == "before" and chunk.where == "best" else chunk.where
+        where = "here" if getattr(chunk, "version", "now") == "before" else chunk.where
         return route(ability, classes, self._host.candidates(), where=where, failed=failed)
 
     async def _perform(self, task: Served) -> dict[str, Any]:
-        skills = self._host.skills
-        if skills is None:
-            raise Refused("this node is still learning", "ask again in a moment", code="not-ready")
+        skills = self._skills()
         return await self._host.lane.serve(lambda: _compute(task, skills, self._host.space))
+
+    def _skills(self) -> Skills:
+        if self._host.skills is None:
+            raise Refused("this node is still learning", "ask again in a moment", code="not-ready")
+        return self._host.skills
 
 
 def _compute(task: Served, skills: Skills, space: Space) -> dict[str, Any]:
@@ -190,6 +217,13 @@ def _check(task: Served, reply: dict[str, Any], space: Space) -> None:
         said = unpack_array(reply.get("logits"), dtypes=("float32",), max_bytes=MAX_REMOTE_BYTES)
         if said.shape != (len(task.images), len(space.classes)):
             raise DecodeError("the logits do not fit the task")
+
+
+def _as_sent(task: Served) -> dict[str, Any]:
+    """The part of a task that the node which does it must see: never labels."""
+    if isinstance(task, Evaluate):
+        return to_map(Classify(task.images, where="here"))
+    return to_map(replace(task, where="here"))
 
 
 def _split(task: Served, space: Space) -> list[Served]:

@@ -3,7 +3,7 @@
     <home>/lock                     held while a daemon runs, with its pid
     <home>/state/journal.bin        how far the node has come (canonical msgpack)
     <home>/state/<kind>-<n>.safetensors    checkpoints that the journal names
-    <home>/private/<n>.npz          labelled samples that fine-tuning added to the private data
+    <home>/private/<digest>.npz     labelled samples that fine-tuning added to the private data
     <home>/packets/<sha256>         sealed packets, its own and others', named by their content
 
 The journal is the only source of truth: checkpoints are written first, then the journal that names
@@ -14,6 +14,7 @@ moment leaves the state before or after a step, never between.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import re
 from collections.abc import Mapping
@@ -45,6 +46,7 @@ class Journal:
         published: name of the node's own sample packet.
         taught_by, refined, logits_due, generator_taught_by: see `meshlore.node.plan.Situation`.
         classify, generate: measured quality per class, in percent, one byte each (`Competence`).
+        trust: weight 0..1 of each author in the last weighing.
         standing: reputation factor 0..1 per author, lowered when what an author taught was rolled back.
     """
 
@@ -62,6 +64,7 @@ class Journal:
     classify: bytes = b""
     generate: bytes = b""
     standing: Mapping[str, float] = field(default_factory=dict)
+    trust: Mapping[str, float] = field(default_factory=dict)
 
 
 class HomeLock:
@@ -168,10 +171,16 @@ class StateStore:
                 path.unlink(missing_ok=True)
 
 
+def _as_packed(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
 def _journal_of(value: Any) -> Journal:
     """Raises DecodeError when a field is missing, unknown or of the wrong kind."""
     kinds = {name: list if kind is tuple else kind for name, kind in _JOURNAL_KINDS.items()}
-    read = expect_map(value, kinds)
+    # a journal of an older version lacks what came later; what it has and we do not know is refused
+    missing = asdict(Journal()) if isinstance(value, dict) else {}
+    read = expect_map({**_as_packed(missing), **value} if isinstance(value, dict) else value, kinds)
     for name, kind in _JOURNAL_KINDS.items():
         if kind is int and read[name] < 0:
             raise DecodeError(f"field {name!r} is negative")
@@ -179,8 +188,9 @@ def _journal_of(value: Any) -> Journal:
             read[name] = tuple(read[name])
             if not all(type(item) is str for item in read[name]):
                 raise DecodeError(f"field {name!r} holds something else than names")
-    if not all(type(factor) is float for factor in read["standing"].values()):
-        raise DecodeError("field 'standing' holds something else than factors")
+    for name in ("standing", "trust"):
+        if not all(type(factor) is float for factor in read[name].values()):
+            raise DecodeError(f"field {name!r} holds something else than factors")
     return Journal(**read)
 
 
@@ -192,13 +202,13 @@ def _checkpoints(journal: Journal) -> set[str]:
 
 
 def keep_private(home: Path, data: Dataset) -> None:
-    """Add labelled samples to the private data of this home, durably."""
+    """Add labelled samples to the private data of this home, durably; the same samples once only."""
     from ..knowledge.sources import save_npz
 
     folder = home / "private"
     make_private_folder(folder)
-    numbers = [int(path.stem) for path in private_additions(home) if path.stem.isdecimal()]
-    save_npz(folder / f"{max(numbers, default=-1) + 1:06}.npz", data)
+    digest = hashlib.sha256(data.images.tobytes() + data.labels.tobytes()).hexdigest()
+    save_npz(folder / f"{digest[:32]}.npz", data)
 
 
 def private_additions(home: Path) -> list[Path]:

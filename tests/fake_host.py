@@ -48,6 +48,9 @@ class FakeHost:
     space: Space = SPACE
     prior: np.ndarray | None = None
 
+    def unlike_private(self, images, label):
+        return np.ones(len(images), bool)
+
     def candidates(self):
         known = ((self.quality,) * 2, (self.quality,) * 2)
         here = [Candidate("home-id", "home", "here", Competence(*known))]

@@ -183,7 +183,7 @@ class FakeNode:
     def peers(self):
         return [{"name": "ben", "state": "live"}]
 
-    def invite(self, role, _lifetime_s):
+    async def invite(self, role, _lifetime_s):
         return f"meshlore-invite1-{role}"
 
     async def submit(self, task, _timeout_s, progress):

@@ -44,7 +44,7 @@ class FakeNode:
     def knowledge(self):
         return {"images": pack_array(np.full((1, 1, 8, 8), 16, np.uint8)), "labels": ["b"]}
 
-    def invite(self, role, lifetime_s):
+    async def invite(self, role, lifetime_s):
         if role == "anchor":
             raise ConfigError("this device cannot invite", "ask the founder")
         return f"code-{role}-{lifetime_s:g}"

@@ -71,12 +71,16 @@ def test_an_admitted_packet_is_kept_on_disk_and_opened(shelf, people):
 
 
 def test_of_each_author_the_newest_counts_in_whatever_order_packets_come(shelf, people):
-    second = shelf.take(samples(level=2), people["ben"], 2)
-    shelf.take(samples(level=1), people["ben"], 1)
+    first = shelf.take(samples(level=1), people["ben"], 1)
+    third = shelf.take(samples(level=3), people["ben"], 3)
+    with pytest.raises(SecurityError, match="superseded by 3"):
+        shelf.take(samples(level=2), people["ben"], 2)
     other = shelf.take(samples(level=9), people["cid"], 1)
-    assert set(shelf.library.samples()) == {second.name, other.name}
-    assert len(shelf.packets.inventory()) == 3, "older ones stay for nodes that ask"
-    assert shelf.library.newest_number(people["ben"].peer_id) == 2
+    assert set(shelf.library.samples()) == {third.name, other.name}
+    assert set(shelf.packets.inventory()) == {third.name, other.name}, "nobody can fill a device"
+    with pytest.raises(SecurityError, match="two packets with the number 1"):
+        shelf.take(samples(level=4), people["ben"], first.seq)
+    assert shelf.library.newest_number(people["ben"].peer_id) == 3
     assert shelf.library.newest_number("nobody") == 0
 
 

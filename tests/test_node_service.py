@@ -216,12 +216,14 @@ async def test_an_evaluation_says_all_four_shares(host):
     assert result.personal == pytest.approx(0.25 + 0.75 * 2 / 3)
 
 
-async def test_before_is_the_classifier_as_it_was_here_or_on_the_node_that_is_named(host, served):
+async def test_before_is_the_classifier_as_it_was_here_and_is_shown_to_nobody_else(host, served):
     host.peers["ben"] = (0.9, served)
     then, _ = await submit(host, Evaluate(IMAGES, [0, 1, 1], version="before"))
     assert (then.accuracy, then.answer.node) == (0.0, "home")
-    theirs, _ = await submit(host, Evaluate(IMAGES, [0, 1, 1], where="ben", version="before"))
-    assert (theirs.accuracy, theirs.answer.node, theirs.personal) == (0.0, "ben", None)
+    with pytest.raises(InvalidTask, match="their own device only"):
+        await submit(host, Evaluate(IMAGES, [0, 1, 1], where="ben", version="before"))
+    with pytest.raises(Refused, match="this device's own user"):
+        await TaskService(host).serve(to_map(Generate("a", version="before")))
     with pytest.raises(NoCapableNode, match="no generator yet"):
         await submit(host, Generate("a", version="before"))
 

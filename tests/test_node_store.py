@@ -135,7 +135,9 @@ def test_a_sequence_number_is_never_given_out_twice_whenever_the_process_is_kill
     assert len(given_out) > 91
 
 
-@pytest.mark.parametrize("damaged", [b"", b"\x00", b"not msgpack", pack({"sequence": 1}), pack([1, 2])])
+@pytest.mark.parametrize(
+    "damaged", [b"", b"\x00", b"not msgpack", pack({"sequence": "1"}), pack({"unknown": 1}), pack([1, 2])]
+)
 def test_a_damaged_journal_is_refused_and_left_alone(tmp_path, damaged):
     path = tmp_path / "state" / "journal.bin"
     path.parent.mkdir()
@@ -231,15 +233,20 @@ def test_packets_are_there_again_after_a_restart_and_leftovers_are_swept(tmp_pat
         again.read(name)
 
 
-def test_private_additions_are_kept_in_order_and_none_replaces_another(tmp_path):
+def test_private_additions_are_kept_once_each(tmp_path):
     space = Space((1, 8, 8), ("a", "b"), levels=17)
 
     def addition(level: int) -> Dataset:
         return Dataset(space, np.full((2, 1, 8, 8), level, np.uint8), np.array([0, 1]))
 
-    for level in (1, 2, 3):
+    for level in (1, 2, 2, 3, 1):
         keep_private(tmp_path, addition(level))
-    private_additions(tmp_path)[0].unlink()
-    keep_private(tmp_path, addition(4))
-    assert [int(load_npz(path).images[0, 0, 0, 0]) for path in private_additions(tmp_path)] == [2, 3, 4]
+    assert sorted(int(load_npz(path).images[0, 0, 0, 0]) for path in private_additions(tmp_path)) == [1, 2, 3]
     assert (tmp_path / "private").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_journal_of_an_older_version_is_taken_up(tmp_path):
+    path = tmp_path / "state" / "journal.bin"
+    path.parent.mkdir()
+    path.write_bytes(pack({"sequence": 7}))
+    assert StateStore(tmp_path).journal == Journal(sequence=7)

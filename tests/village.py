@@ -29,7 +29,7 @@ SPACE = Space((1, 8, 8), ("0", "1", "2", "3"), levels=17)
 QUICK = MeshSettings(heartbeat=HeartbeatSettings(interval_s=0.3, first_redial_s=0.1), tick_s=0.05, relay_delay_s=0.1)
 SEED = 5
 LEARNING = Learning(
-    samples_per_class=4, classifier_steps=40, condense_steps=40, distil_steps=40, generator_steps=10, patience_s=3
+    samples_per_class=4, classifier_steps=40, condense_steps=40, distil_steps=40, generator_steps=10, patience_s=12
 )
 
 
