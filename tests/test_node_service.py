@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from fake_host import BRIGHT, DARK, IMAGES, Brightness, FakeHost, Painter
-from meshlore.codec import pack, pack_array
+from meshlore.codec import pack, pack_array, unpack_array
 from meshlore.errors import DeadlineExceeded, InvalidTask, NoCapableNode, PeerGone, PeerTimeout, Refused
 from meshlore.knowledge.space import Space
 from meshlore.node.lane import Lane
@@ -265,3 +265,15 @@ async def test_fine_tuning_is_not_for_peers_and_a_node_that_still_learns_says_so
     assert caught.value.code == "not-ready"
     with pytest.raises(NoCapableNode, match="still learning"):
         await submit(host, Classify(IMAGES))
+
+
+async def test_near_copies_of_private_images_are_not_drawn_for_others(host):
+    task = to_map(Generate("a", n=6))
+    host.unlike_private = lambda images, _label: np.arange(len(images)) % 2 == 0
+    reply = await TaskService(host).serve(task)
+    assert unpack_array(reply["images"], max_bytes=10_000).shape == (6, *host.space.shape)
+    host.unlike_private = lambda images, _label: np.zeros(len(images), bool)
+    with pytest.raises(Refused, match="too like its own images"):
+        await TaskService(host).serve(task)
+    mine, _ = await submit(host, Generate("a", n=6))
+    assert len(mine.images) == 6
