@@ -87,6 +87,7 @@ def distil(
             loss = loss + (divergence * answered[batch]).mean() * settings.temperature**2
         adam.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(weights, 1.0)  # soft targets come from others: no single batch may run away
         adam.step()
         step((turn + 1) / settings.steps)
     return student.eval()

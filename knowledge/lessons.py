@@ -12,9 +12,11 @@ from torch import Tensor
 
 from .data import Images, Labels
 from .models import to_images, to_tensor
+from .packet import SamplePacket
 from .space import Space
 from .trust import FEWEST, Answers, Packets, Verdict
 
+MOST = 64  # samples of one author and class that count
 MOST_CLAIMED = 4  # times the usual claim; an honest specialist hardly exceeds it, a liar gains little
 HEEDED = 0.5  # share of a class's samples for which a teacher must say the label
 
@@ -99,7 +101,7 @@ def assemble(packets: Packets, answers: Answers, verdicts: Mapping[str, Verdict]
         said += _said(first, packet.labels, newest[name], counts, heeded, verdicts)
         first += len(packet.labels)
     labels = [packet.labels for _, packet in trusted.values()]
-    weights = [np.full(len(packet.labels), verdicts[author].weight, np.float32) for author, packet in trusted.values()]
+    weights = [_weights(packet, verdicts[author], space) for author, packet in trusted.values()]
     return Lessons(
         torch.cat([to_tensor(packet.images, space) for _, packet in trusted.values()]),
         torch.from_numpy(np.concatenate(labels).astype(np.int64)),
@@ -107,6 +109,18 @@ def assemble(packets: Packets, answers: Answers, verdicts: Mapping[str, Verdict]
         space.num_classes,
         tuple(said),
     )
+
+
+def _weights(packet: SamplePacket, verdict: Verdict, space: Space) -> NDArray[np.float32]:
+    """What each sample weighs: copies share one weight, a class counts for ``MOST`` samples at most, and what was
+    refuted counts for nothing."""
+    flat = packet.images.reshape(len(packet.labels), -1)
+    _, copy_of, copies = np.unique(flat, axis=0, return_inverse=True, return_counts=True)
+    weights = verdict.weight / copies[copy_of.ravel()]
+    mass = np.bincount(packet.labels, weights=weights, minlength=space.num_classes)
+    weights *= np.minimum(1.0, MOST * verdict.weight / np.maximum(mass, 1e-6))[packet.labels]
+    weights[np.isin(packet.labels, sorted(verdict.refuted))] = 0.0
+    return weights.astype(np.float32)
 
 
 def _counts(trusted: Packets, space: Space) -> dict[str, Tensor]:

@@ -43,10 +43,14 @@ EVIDENCE = 4.0  # samples' worth of support below which an author is not yet jud
 
 @dataclass(frozen=True)
 class Verdict:
-    """``weight`` 0 (not used) to 1 (fully), and why, in words for a log line."""
+    """``weight`` 0 (not used) to 1 (fully), and why, in words for a log line.
+
+    ``refuted``: labels whose samples do not look like what believed others show; they are not used.
+    """
 
     weight: float
     reason: str
+    refuted: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ class Findings:
 
     support: float
     conflict: float
+    refuted: frozenset[int] = frozenset()
 
     @property
     def share(self) -> float:
@@ -147,10 +152,13 @@ def _grow(clouds: Mapping[str, Cloud], home: Cloud | None) -> dict[str, Verdict]
         unjudged = author not in judged
         weight = _ramp(found[author].share, *SAMPLES_FIT)
         verdicts[author] = Verdict(
-            weight, "nobody else shows its classes" if unjudged and believed else _reason(found[author])
+            weight,
+            "nobody else shows its classes" if unjudged and believed else _reason(found[author]),
+            found[author].refuted,
         )
         if weight > 0.5:
-            believed.append(cloud)
+            sound = ~torch.isin(cloud.labels, torch.tensor(sorted(found[author].refuted), dtype=torch.long))
+            believed.append(Cloud(cloud.points[sound], cloud.labels[sound]))
     return verdicts
 
 
@@ -172,13 +180,21 @@ def _compare(subject: Cloud, believed: list[Cloud], reach: Reach) -> Findings:
     agrees = (known[nearest] == subject.labels) & near
     support = float((shared & agrees).sum())
     conflict = float((shared & ~agrees).sum())
+    refuted = {
+        label
+        for label in set(subject.labels[shared].tolist())
+        if counts[label] >= 2 * FEWEST
+        and (here := subject.labels == label).sum() >= FEWEST
+        and agrees[here].float().mean() < SAMPLES_FIT[0]
+    }
     # a class that nobody believed shows, and most of it lies in the core of classes that they do show
     for label in sorted(set(subject.labels[~shared].tolist())):
         away_from_all = distance[subject.labels == label]
         inside = (away_from_all < reach.core).float().mean()
         if len(away_from_all) >= FEWEST and bool(inside > 0.3):
             conflict += len(away_from_all)
-    return Findings(support, conflict)
+            refuted.add(label)
+    return Findings(support, conflict, frozenset(refuted))
 
 
 def _standing(clouds: Mapping[str, Cloud], reach: Reach) -> dict[str, float]:
@@ -252,7 +268,12 @@ def _clouds(
 
 
 def _thin(images: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    chosen = [rng.permutation(np.flatnonzero(labels == label))[:PER_CLASS] for label in np.unique(labels)]
+    chosen = []
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        # copies of one image are one piece of evidence
+        _, first = np.unique(images[members].reshape(len(members), -1), axis=0, return_index=True)
+        chosen.append(rng.permutation(members[first])[:PER_CLASS])
     places = np.concatenate(chosen) if chosen else np.zeros(0, np.int64)
     return images[places], labels[places].astype(np.int64)
 
@@ -266,7 +287,7 @@ def _features(images: Tensor, seed: int) -> Tensor:
     hidden = F.relu(F.conv2d(small, weight, padding=1))
     hidden = F.adaptive_avg_pool2d(hidden, (4, 4)).flatten(1)
     parts = [coarse.flatten(1), hidden]
-    return torch.cat([part / part.var(dim=0).sum().clamp(min=1e-6).sqrt() for part in parts], dim=1)
+    return torch.cat([part / part.var(dim=0, correction=0).sum().clamp(min=1e-6).sqrt() for part in parts], dim=1)
 
 
 def _whitening(clouds: list[Cloud]) -> Tensor:

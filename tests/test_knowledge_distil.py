@@ -29,6 +29,7 @@ FULL = Verdict(1.0, "test")
 
 def packet(labels: list[int], counts: list[int], said: list[list[float]] | None = None) -> SamplePacket:
     images = np.full((len(labels), 1, 8, 8), 3, np.uint8)
+    images[:, 0, 0, 0] = np.arange(len(labels)) % 17  # no two alike
     return SamplePacket(
         SPACE.id,
         "condensed",
@@ -50,6 +51,14 @@ def test_only_authors_with_a_verdict_above_zero_teach() -> None:
     assert lessons.labels.tolist() == [0, 1]
     assert lessons.weights.tolist() == [0.5, 0.5]
     assert not lessons.targets(2.0).any()
+
+
+def test_copies_of_one_sample_share_one_weight_and_refuted_classes_have_none() -> None:
+    copies = packet([0] * 6 + [1] * 2, [20, 20, 0])
+    copies.images[:6] = copies.images[0]
+    lessons = assemble({"1" * 64: ("a", copies)}, [], {"a": Verdict(1.0, "", frozenset({1}))}, SPACE)
+    assert lessons.weights[:6].tolist() == pytest.approx([1 / 6] * 6)
+    assert lessons.weights[6:].tolist() == [0.0, 0.0]
 
 
 def test_later_answers_replace_earlier_ones() -> None:

@@ -177,3 +177,16 @@ def test_broken_numbers_are_rolled_back_and_an_empty_hold_out_decides_nothing() 
     labels = np.zeros(3, np.int64)
     assert not decide(answers([True] * 3), np.full((3, 2), np.nan), labels).kept
     assert decide(np.zeros((0, 2)), np.zeros((0, 2)), np.zeros(0, np.int64)).kept
+
+
+def test_an_author_that_mislabels_one_class_loses_that_class_only() -> None:
+    datasets, packets = mesh(4, 10.0, 0)
+    labels = packets[1].labels.copy()
+    labels[packets[1].labels == 8] = 3
+    labels[packets[1].labels == 3] = 8
+    packets = [*packets[:1], replace(packets[1], labels=labels), *packets[2:]]
+    foreign = {name(place): (str(place), packets[place]) for place in (1, 2, 3)}
+    verdicts = weigh(datasets[0], foreign, [], datasets[0].space, seed=0)
+    assert verdicts["1"].refuted == {3, 8}
+    assert all(verdicts[author].refuted == frozenset() for author in ("2", "3"))
+    assert all(verdict.weight > 0.9 for verdict in verdicts.values())
