@@ -9,7 +9,8 @@
      ├── SecurityError                 6
      │    ├── BadSignature                 bytes are not what their author signed
      │    ├── NotAMember                   no valid certificate of this mesh
-     │    └── InviteError                  an invite is malformed, used, expired or foreign
+     │    ├── InviteError                  an invite is malformed, used, expired or foreign
+     │    └── BudgetSpent                  a release would cost more privacy than is left
      ├── DecodeError                   1   foreign bytes do not have the agreed form
      │    └── PacketError                  ... in a knowledge packet
      ├── PeerError                     1   one peer failed; another may do
@@ -76,6 +77,10 @@ class NotAMember(SecurityError):
 
 
 class InviteError(SecurityError):
+    pass
+
+
+class BudgetSpent(SecurityError):
     pass
 
 

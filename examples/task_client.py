@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import meshlore
-from meshlore.node.display import write_sheet
+from meshlore.knowledge.samples import write_samples
 
 WAIT_S = 120
 
@@ -39,7 +39,7 @@ async def ask(home: str | None, data: str, label: str | None, output: Path) -> N
 
         wanted = label or (status["classes"] or space.classes)[-1]
         drawn = await mesh.submit(meshlore.Generate(wanted, n=16), timeout_s=30, on_progress=show_progress)
-        write_sheet(drawn.images, output)
+        write_samples(output, drawn.images, wanted, space)
         print(f"{output}: 16 images of {wanted!r} by {drawn.answer.node}; it recognises {drawn.confidence:.0%} of them")
 
         for version in ("before", "now"):

@@ -1,6 +1,7 @@
 """Random views of image batches, drawn from a generator that the caller owns (never from global state).
 
-Images are float32 (n, c, h, w) in [-1, 1]; -1 is the background that moves in from outside.
+Images are float32 (n, c, h, w) in [-1, 1]; -1 is the background that moves in from outside. The rows of a
+table have no other views: a column that is moved is another column.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from .space import is_rows
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,20 @@ class Views:
     cutout_probability: float = 0.0
 
 
+ANSWERED = Views(rotation_deg=10.0, scale=0.1, shift=0.06)
+"""How far the views go about which answers are exchanged: the label stays what it is."""
+
+
+def nth_view(batch: Tensor, number: int) -> Tensor:
+    """The ``number``-th view of every image; 0 is the image. The same on every device, so that answers about
+    views travel without them."""
+    return own_views(batch, ANSWERED, torch.Generator().manual_seed(number)) if number else batch
+
+
 def same_view(batches: list[Tensor], views: Views, random: torch.Generator) -> list[Tensor]:
     """One random view applied alike to every image of every batch (Siamese augmentation, arXiv 2102.08259)."""
+    if is_rows(batches[0].shape):
+        return list(batches)
     side_h, side_w = batches[0].shape[-2:]
     theta = _affine(1, views, random)
     flipped = _uniform(random) < views.flip_probability
@@ -50,6 +65,8 @@ def same_view(batches: list[Tensor], views: Views, random: torch.Generator) -> l
 
 def own_views(batch: Tensor, views: Views, random: torch.Generator) -> Tensor:
     """A different random view of every image; gradients are not needed and not kept."""
+    if is_rows(batch.shape):
+        return batch
     view = _warp(batch, _affine(len(batch), views, random))
     if views.flip_probability:
         flipped = torch.rand(len(batch), generator=random) < views.flip_probability

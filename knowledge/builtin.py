@@ -6,6 +6,7 @@ import gzip
 import math
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +14,12 @@ from numpy.typing import NDArray
 from ..errors import DataError
 from .data import Dataset, fixed_permutation
 from .space import Space
+from .tables import Table, quantised, table_space
 
 DIGITS = Space((1, 8, 8), tuple("0123456789"), levels=17)
 DIGITS_TEST_SAMPLES = 500
 DIGITS_SPLIT_SEED = 1234
+TABLE_SPLIT_SEED = 1234
 
 FASHION_MNIST = Space(
     (1, 28, 28),
@@ -56,6 +59,39 @@ def fashion_mnist(part: str, folder: Path = FASHION_MNIST_FOLDER) -> Dataset:
     if images.shape[1:] != (28, 28) or len(images) != len(labels) or labels.max(initial=0) > 9:
         raise DataError(f"{folder} does not hold Fashion-MNIST", _install)
     return Dataset(FASHION_MNIST, images[:, None], labels.astype(np.int64))
+
+
+def breast_cancer(part: str) -> Dataset:
+    """The breast cancer data of Wisconsin that come with scikit-learn: 30 columns, 2 classes.
+
+    Args:
+        part: ``"train"`` (419 rows) or ``"test"`` (150); the split is always the same, and the ranges of the
+            columns are those of the training part.
+    """
+    from sklearn.datasets import load_breast_cancer
+
+    return _table(load_breast_cancer(), part, test_samples=150)
+
+
+def wine(part: str) -> Dataset:
+    """The wine data of UCI that come with scikit-learn: 13 columns, 3 classes.
+
+    Args:
+        part: ``"train"`` (128 rows) or ``"test"`` (50), as in `breast_cancer`.
+    """
+    from sklearn.datasets import load_wine
+
+    return _table(load_wine(), part, test_samples=50)
+
+
+def _table(bunch: Any, part: str, *, test_samples: int) -> Dataset:
+    order = fixed_permutation(len(bunch.target), TABLE_SPLIT_SEED)
+    train = order[test_samples:]
+    rows = Table(tuple(map(str, bunch.feature_names)), bunch.data[train], None, ())
+    space = table_space(rows, [str(name) for name in bunch.target_names])
+    chosen = order[:test_samples] if part == "test" else train
+    samples, _ = quantised(bunch.data[chosen], space)
+    return Dataset(space, samples, bunch.target.astype(np.int64)[chosen])
 
 
 _install = "install it anew: apt-get install dataset-fashion-mnist"

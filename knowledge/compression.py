@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from ..codec import expect_map
 from ..errors import PacketError
 from .data import Images
+from .space import is_rows
 
 _LZMA_FILTERS: list[dict[str, Any]] = [
     {"id": lzma.FILTER_LZMA1, "preset": 9, "dict_size": 1 << 20, "lc": 3, "lp": 0, "pb": 0}
@@ -49,14 +50,14 @@ def unsqueeze(value: Any, *, size_bytes: int) -> bytes:
 
 def squeeze_images(images: Images) -> dict[str, Any]:
     """Losslessly encode uint8 (n, channels, height, width), n >= 1, whichever way is smallest."""
-    return _smallest(
-        {
-            "zlib": zlib.compress(images.tobytes(), 9),
-            "lzma": _lzma(images.tobytes()),
-            "lzma-pixel-major": _lzma(_pixel_major(images)),
-            "webp": _webp(images),
-        }
-    )
+    encodings = {
+        "zlib": zlib.compress(images.tobytes(), 9),
+        "lzma": _lzma(images.tobytes()),
+        "lzma-pixel-major": _lzma(_pixel_major(images)),
+    }
+    if not is_rows(images.shape):
+        encodings["webp"] = _webp(images)
+    return _smallest(encodings)
 
 
 def unsqueeze_images(value: Any, shape: tuple[int, int, int, int]) -> Images:
@@ -67,7 +68,7 @@ def unsqueeze_images(value: Any, shape: tuple[int, int, int, int]) -> Images:
     """
     fields = expect_map(value, {"codec": str, "data": bytes})
     codec, data = fields["codec"], fields["data"]
-    if codec == "webp":
+    if codec == "webp" and not is_rows(shape):
         return _from_webp(data, shape)
     if codec == "lzma-pixel-major":
         columns = np.frombuffer(_expand("lzma", data, math.prod(shape)), np.uint8)

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from .augment import Views, same_view
 from .basis import principal_components
-from .copies import distinct
+from .copies import Guard, distinct
 from .data import Dataset
+from .features import features, moments, random_network
 from .models import to_images, to_tensor
 from .packet import MAX_IMAGE_BYTES, MAX_LOGIT_BYTES, MAX_SAMPLES
 from .space import Space
@@ -48,7 +48,7 @@ class CondenseSettings:
     ``per_class`` is an upper bound; a class gives at most half as many samples as it has private images
     (but three), and none below ``class_minimum`` images; where all classes are that small, those of three images
     or more are used. ``size_limit_bytes`` bounds the images, compressed with zlib. Many classes share what one
-    packet holds.
+    packet holds. ``guard`` says which of the samples made may leave the device.
     """
 
     per_class: int = 40
@@ -61,13 +61,13 @@ class CondenseSettings:
     spread_weight: float = 0.5
     dimensions: int = 20
     views: Views = field(default_factory=Views)
+    guard: Guard = distinct
 
     @classmethod
     def for_space(cls, space: Space) -> CondenseSettings:
-        channels, height, width = space.shape
-        if max(height, width) < 16:
+        if space.is_small:
             return cls()
-        flip = 0.5 if channels == 3 else 0.0
+        flip = 0.5 if space.channels == 3 else 0.0
         views = Views(15.0, 0.2, 0.125, 0.3, flip, 0.5)
         return cls(per_class=50, iterations=120, dimensions=32, views=views)
 
@@ -154,12 +154,12 @@ def _match(
         subset = torch.where(rank[wanted] >= 0)[0]
         truth_rank = torch.cat([torch.full((len(group),), place) for place, group in enumerate(picked)])
         truth, views = same_view([real[torch.cat(picked)], made[subset]], settings.views, random)
-        network = _random_network(real.shape, settings.width, random)
+        network = random_network(real.shape, settings.width, random)
         with torch.no_grad():
-            target = [_moments(block, truth_rank, len(chosen)) for block in _features(truth, network)]
+            target = [moments(block, truth_rank, len(chosen)) for block in features(truth, network)]
         loss = torch.zeros(())
-        for (mean, spread), block in zip(target, _features(views, network), strict=True):
-            mean_made, spread_made = _moments(block, rank[wanted[subset]], len(chosen))
+        for (mean, spread), block in zip(target, features(views, network), strict=True):
+            mean_made, spread_made = moments(block, rank[wanted[subset]], len(chosen))
             scale = mean.var(dim=0).mean() if len(chosen) > 1 else (mean**2).mean() * 0.2
             loss = loss + ((mean - mean_made) ** 2).mean(dim=1).sum() / (scale + 1e-4)
             gap = ((spread - spread_made) ** 2).mean(dim=1).sum()
@@ -173,43 +173,6 @@ def _match(
     return made.detach()
 
 
-def _random_network(shape: torch.Size, width: int, random: torch.Generator) -> list[tuple[Tensor, Tensor, int]]:
-    """Layers (weight, bias, stride) of an untrained network, initialised as torch does."""
-    large = max(shape[-2:]) >= 16
-    depth = 4 if max(shape[-2:]) > 32 else 3
-    layers = []
-    channels = shape[1]
-    for block in range(depth):
-        kernel, stride = (5, 2) if large and block == 0 else (3, 1)
-        bound = 1 / math.sqrt(channels * kernel * kernel)
-        weight = (torch.rand(width, channels, kernel, kernel, generator=random) * 2 - 1) * bound
-        layers.append((weight, (torch.rand(width, generator=random) * 2 - 1) * bound, stride))
-        channels = width
-    return layers
-
-
-def _features(images: Tensor, network: list[tuple[Tensor, Tensor, int]]) -> list[Tensor]:
-    blocks = []
-    hidden = images
-    for weight, bias, stride in network:
-        hidden = F.conv2d(hidden, weight, bias, stride=stride, padding=weight.shape[-1] // 2)
-        if hidden.shape[-1] > 2:
-            hidden = F.group_norm(hidden, hidden.shape[1])
-        hidden = F.relu(hidden)
-        if stride == 1 and min(hidden.shape[-2:]) > 1:
-            hidden = F.avg_pool2d(hidden, 2)
-        blocks.append(hidden)
-    return blocks
-
-
-def _moments(block: Tensor, rank: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    flat = block.flatten(1)
-    counts = torch.bincount(rank, minlength=classes).clamp(min=1)[:, None]
-    mean = torch.zeros(classes, flat.shape[1]).index_add(0, rank, flat) / counts
-    square = torch.zeros(classes, flat.shape[1]).index_add(0, rank, (flat - mean[rank]) ** 2) / counts
-    return mean, (square + 1e-4).sqrt()
-
-
 def _publishable(
     made: Tensor,
     wanted: Tensor,
@@ -220,7 +183,7 @@ def _publishable(
     settings: CondenseSettings,
 ) -> Samples:
     images = to_images(made, space)
-    kept = distinct(real, labels, to_tensor(images, space), wanted, dimensions=settings.dimensions)
+    kept = settings.guard(real, labels, to_tensor(images, space), wanted, settings.dimensions)
     size_limit_bytes = settings.size_limit_bytes
     images, wanted = images[kept.numpy()], wanted[kept]
     first = _first(wanted, quota).numpy()

@@ -6,10 +6,15 @@ near-copies (arXiv 2505.01524).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from .basis import principal_components
+
+Guard = Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
+"""As `distinct`: says of (private, private_labels, samples, labels, dimensions) which samples may leave the device."""
 
 COMPARED = 3000  # private images of one class that samples are compared with
 NEAR = 0.7  # of the usual distance; few images of many pixels are all equally far apart, their mean at 0.707
@@ -20,8 +25,8 @@ def distinct(
     private_labels: Tensor,
     samples: Tensor,
     labels: Tensor,
-    *,
     dimensions: int = 20,
+    *,
     quantile: float = 0.05,
 ) -> Tensor:
     """Which samples may leave the device.
@@ -54,3 +59,10 @@ def distinct(
         limit = torch.minimum(torch.quantile(nearest, quantile), NEAR * nearest.median())
         kept[chosen] = (distance >= limit) & (distance > 1e-4)
     return kept
+
+
+def everything(
+    private: Tensor, private_labels: Tensor, samples: Tensor, labels: Tensor, dimensions: int = 20
+) -> Tensor:
+    """The guard of a device that guards nothing (``privacy.mode = "off"``)."""
+    return torch.ones(len(samples), dtype=torch.bool)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,11 @@ class DistilSettings:
     def for_anchor(cls) -> DistilSettings:
         """For who has no private data: larger batches of lessons alone, seen in random views."""
         return cls(steps=240, private_batch=0, lesson_batch=96, learning_rate=3e-3, views=Views(shift=0.1))
+
+    def for_many_pixels(self) -> DistilSettings:
+        """For samples of 16 pixels a side or more: longer, and mostly from the answers of all about many views of
+        each sample. These already are the augmentation; a view of a view has no answer of its own."""
+        return replace(self, steps=2 * self.steps, lesson_batch=128, learning_rate=2e-3, soft_share=0.8, views=None)
 
 
 def distil(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -48,7 +48,7 @@ def read_folder(
         DataError: no class folders, an empty or unknown one, a broken image: one line naming it.
     """
     found = find_images(root)
-    names = list(space.classes if space else classes or _ordered(found.files))
+    names = list(space.classes if space else classes or ordered(found.files))
     _check_classes(root, found, names)
     paths = [path for name in names for path in found.files.get(name, [])]
     headers = _each(paths, read_header)
@@ -157,11 +157,12 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _ordered(files: dict[str, list[Path]]) -> list[str]:
-    """Class names sorted; by value if all are numbers."""
-    if all(name.isascii() and name.isdigit() for name in files):
-        return sorted(files, key=lambda name: (int(name), name))
-    return sorted(files)
+def ordered(names: Iterable[str]) -> list[str]:
+    """Class names, each once, sorted; by value if all are numbers."""
+    distinct = set(names)
+    if all(name.isascii() and name.isdigit() for name in distinct):
+        return sorted(distinct, key=lambda name: (int(name), name))
+    return sorted(distinct)
 
 
 def _inferred(root: Path, shape: tuple[int, int, int], names: Sequence[str]) -> Space:

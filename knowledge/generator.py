@@ -43,10 +43,9 @@ class FlowSettings:
 
     @classmethod
     def for_space(cls, space: Space) -> FlowSettings:
-        channels, height, width = space.shape
-        if max(height, width) < 16:
+        if space.is_small:
             return cls()
-        return cls(dimensions=64 if channels == 1 else 96, width=192, flatten=1.0)
+        return cls(dimensions=64 if space.channels == 1 else 96, width=192, flatten=1.0)
 
 
 class Velocity(nn.Module):
@@ -134,6 +133,17 @@ class FlowGenerator:
             "codec.scale": self.codec.scale.clone(),
             "seen": self.seen.to(torch.uint8),
         }
+
+    def grown(self, space: Space) -> FlowGenerator:
+        """The same generator in a space with more classes, none of which it has seen."""
+        net = _build(self.codec, space, self.settings)
+        state = self.net.state_dict()
+        known, anything = state["label.weight"][:-1], state["label.weight"][-1:]
+        more = space.num_classes - len(known)
+        state["label.weight"] = torch.cat([known, anything.expand(more + 1, -1)])
+        net.load_state_dict(state)
+        seen = torch.cat([self.seen, torch.zeros(more, dtype=torch.bool)])
+        return FlowGenerator(space, self.settings, net.eval(), self.codec, seen)
 
     @classmethod
     def from_state(

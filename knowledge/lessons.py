@@ -10,9 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .augment import nth_view
 from .data import Images, Labels
 from .models import to_images, to_tensor
-from .packet import SamplePacket
+from .packet import SamplePacket, views_answered
 from .space import Space
 from .trust import FEWEST, Answers, Packets, Verdict
 
@@ -23,10 +24,10 @@ HEEDED = 0.5  # share of a class's samples for which a teacher must say the labe
 
 @dataclass(frozen=True)
 class Said:
-    """What one teacher answered about the samples of one packet.
+    """What one teacher answered about one view of the samples of one packet.
 
     Attributes:
-        first: the place of the packet's first sample among the lessons.
+        first: the place of the view's first sample among the lessons.
         logits: float16 (n_i, k).
         shares: float32 (n_i,): how much this teacher counts; those of a sample sum to 1, or to 0.
     """
@@ -73,6 +74,8 @@ class Lessons:
 def assemble(packets: Packets, answers: Answers, verdicts: Mapping[str, Verdict], space: Space) -> Lessons:
     """Lessons of every packet whose author is trusted; an author without a verdict is not.
 
+    Where teachers answered about views of its samples, the views are lessons too, and share the samples' weight.
+
     Who answered for a sample counts by the real images of its class that it learned from. An author that
     published no counts (the anchor) counts as much as all others together. A teacher that contradicts
     most labels of a class is not heard about that class.
@@ -89,21 +92,29 @@ def assemble(packets: Packets, answers: Answers, verdicts: Mapping[str, Verdict]
     for author, answer in answers:
         if author in verdicts and verdicts[author].weight > 0:
             for name, logits in zip(answer.about, answer.logits, strict=True):
-                if name in trusted and logits.shape == (len(trusted[name][1].labels), space.num_classes):
+                if name in trusted and views_answered(logits, len(trusted[name][1].labels), space.num_classes):
                     newest[name][author] = logits
     if not trusted:
         nothing = torch.zeros(0)
         return Lessons(torch.zeros(0, *space.shape), nothing.long(), nothing, space.num_classes, ())
     counts, heeded = _counts(trusted, space), _heeded(trusted, newest, verdicts, space)
     said: list[Said] = []
-    first = 0
-    for name, (_, packet) in trusted.items():
-        said += _said(first, packet.labels, newest[name], counts, heeded, verdicts)
-        first += len(packet.labels)
-    labels = [packet.labels for _, packet in trusted.values()]
-    weights = [_weights(packet, verdicts[author], space) for author, packet in trusted.values()]
+    images: list[Tensor] = []
+    labels: list[Labels] = []
+    weights: list[NDArray[np.float32]] = []
+    for name, (author, packet) in trusted.items():
+        n = len(packet.labels)
+        seen = max([len(answers) // n for answers in newest[name].values()], default=1)
+        shown = to_tensor(packet.images, space)
+        for view in range(seen):
+            block = slice(view * n, (view + 1) * n)
+            heard = {who: answers[block] for who, answers in newest[name].items() if len(answers) >= block.stop}
+            said += _said(sum(len(part) for part in labels), packet.labels, heard, counts, heeded, verdicts)
+            images.append(nth_view(shown, view))
+            labels.append(packet.labels)
+            weights.append(_weights(packet, verdicts[author], space) / np.float32(seen))
     return Lessons(
-        torch.cat([to_tensor(packet.images, space) for _, packet in trusted.values()]),
+        torch.cat(images),
         torch.from_numpy(np.concatenate(labels).astype(np.int64)),
         torch.from_numpy(np.concatenate(weights)),
         space.num_classes,
@@ -157,7 +168,7 @@ def _heeded(
             hits = np.zeros(0, np.int64)
             judged = hits
             if teacher != author and verdicts[author].weight > 0.5:
-                judged = packet.labels
+                judged = np.resize(packet.labels, len(logits))
                 hits = judged[logits.argmax(axis=1) == judged]
             right[teacher] = right.get(teacher, none) + np.bincount(hits, minlength=space.num_classes)
             total[teacher] = total.get(teacher, none) + np.bincount(judged, minlength=space.num_classes)

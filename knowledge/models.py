@@ -1,6 +1,7 @@
 """Classifiers: the built-in ones, and those of users, checked before they are trusted.
 
-Every model maps float32 (n, channels, height, width) in [-1, 1] to logits float32 (n, classes).
+Every model maps float32 (n, channels, height, width) in [-1, 1] to logits float32 (n, classes); a row of a
+table is (1, 1, columns), which convolutions refuse.
 GroupNorm instead of batch norm: batches are small, skewed, and mixed from private and foreign samples.
 """
 
@@ -122,7 +123,7 @@ def group_norm(width: int) -> nn.GroupNorm:
 
 
 def _is_small(space: Space) -> bool:
-    return max(space.height, space.width) <= 16
+    return space.is_table or max(space.height, space.width) <= 16
 
 
 MODELS: dict[str, Factory] = {
@@ -130,9 +131,18 @@ MODELS: dict[str, Factory] = {
     "cnn-medium": lambda space: ConvNet(space, (32, 64) if _is_small(space) else (24, 48), 96),
     "cnn-large": lambda space: ConvNet(space, (48, 96), 160),
     "mlp": lambda space: Perceptron(space, (128, 64) if _is_small(space) else (256, 128)),
+    "mlp-large": lambda space: Perceptron(space, (512, 256)),
     "resnet-tiny": lambda space: ResNet(space, 12),
     "resnet-small": lambda space: ResNet(space, 32),
 }
+TABLE_MODELS = frozenset(("mlp", "mlp-large"))
+
+
+def default_model(space: Space, role: str) -> str:
+    """The model for ``"node"`` or ``"anchor"`` when none is chosen."""
+    if space.is_table:
+        return "mlp-large" if role == "anchor" else "mlp"
+    return "cnn-large" if role == "anchor" else "cnn-small"
 
 
 def build_model(name: str, space: Space, seed: int) -> nn.Module:
@@ -148,6 +158,8 @@ def build_model(name: str, space: Space, seed: int) -> nn.Module:
         ModelError: no such model, its code fails, or its output is not what the space needs.
     """
     factory = find_model(name)
+    if space.is_table and name in MODELS.keys() - TABLE_MODELS:
+        raise ModelError(f"model {name!r} is for images, not for tables", f"use {' or '.join(sorted(TABLE_MODELS))}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
@@ -197,14 +209,14 @@ def find_model(name: str) -> Factory:
 
 
 def _check_model(name: str, model: nn.Module, space: Space) -> None:
-    wanted = f"float32 logits of shape (n, {space.num_classes}) for images (n, {', '.join(map(str, space.shape))})"
+    wanted = f"float32 logits of shape (n, {space.num_classes}) for samples (n, {', '.join(map(str, space.shape))})"
     for batch_size in (3, 1):
         model.train(batch_size > 1)
         try:
             output = model(torch.rand(batch_size, *space.shape) * 2 - 1)
         except Exception as error:
             raise ModelError(
-                f"model {name!r} fails on {batch_size} images of shape {space.shape} ({_one_line(error)})",
+                f"model {name!r} fails on {batch_size} samples of shape {space.shape} ({_one_line(error)})",
                 f"return {wanted}",
             ) from error
         if not isinstance(output, Tensor):

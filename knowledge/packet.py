@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ..codec import expect_map, pack, unpack
 from ..errors import DecodeError, PacketError
+from .classes import MAX_INTRODUCED, check_added, introduced
 from .compression import (
     byte_planes,
     from_byte_planes,
@@ -34,6 +35,7 @@ MAX_SAMPLES = 4096
 MAX_IMAGE_BYTES = 8 * 2**20
 MAX_LOGIT_BYTES = 8 * 2**20
 MAX_ABOUT = 256
+MAX_ANSWERS = 16 * MAX_SAMPLES
 MAX_COUNT = 2**40
 
 _SOURCE = re.compile(r"[a-z][a-z0-9-]{0,31}", re.ASCII)
@@ -52,6 +54,7 @@ class SamplePacket:
         logits: float16 (n, num_classes), finite; None if the author gives no answers.
         class_counts: int64 (num_classes,), how many real samples stand behind each class.
         epsilon: differential privacy spent on them, > 0; None if they are not differentially private.
+        added: names of the last labels, those that the mesh was not founded with (`meshlore.knowledge.classes`).
     """
 
     space_id: str
@@ -61,6 +64,7 @@ class SamplePacket:
     logits: NDArray[np.float16] | None
     class_counts: NDArray[np.int64]
     epsilon: float | None = None
+    added: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -73,12 +77,15 @@ class LogitPacket:
     Attributes:
         space_id: `Space.id`.
         about: the names (SHA-256, hex) of the sample packets, each once, 1 to 256 of them.
-        logits: for each of them float16 (n_i, num_classes), 1 <= n_i <= 4096, finite.
+        logits: for each of them float16 (v_i * n_i, num_classes), finite: about its n_i samples, then about their
+            views 1 .. v_i - 1 (`meshlore.knowledge.augment.nth_view`).
+        added: names of the last columns, as in `SamplePacket`.
     """
 
     space_id: str
     about: tuple[str, ...]
     logits: tuple[NDArray[np.float16], ...]
+    added: tuple[str, ...] = ()
 
 
 def encode(packet: SamplePacket | LogitPacket) -> bytes:
@@ -134,6 +141,11 @@ def coarse(logits: NDArray[np.floating[Any]]) -> NDArray[np.float16]:
     return rounded
 
 
+def views_answered(said: NDArray[np.float16], n: int, classes: int) -> int:
+    """About how many views of n samples these answers are, the samples themselves among them; 0: they do not fit."""
+    return len(said) // n if said.shape[1] == classes and len(said) % n == 0 else 0
+
+
 def published_counts(counts: NDArray[np.int64], labels: Labels) -> NDArray[np.int64]:
     """The class counts as they are sent: enough to weigh an author by, too rough to count its images.
 
@@ -156,6 +168,7 @@ def _sample_fields(packet: SamplePacket) -> dict[str, Any]:
         "space": packet.space_id,
         "source": packet.source,
         "epsilon": packet.epsilon,
+        "added": list(packet.added),
         "counts": packet.class_counts.tolist(),
         "n": len(packet),
         "labels": squeeze(byte_planes(packet.labels.astype(np.uint16)[:, None])),
@@ -169,6 +182,7 @@ def _answer_fields(packet: LogitPacket) -> dict[str, Any]:
         "v": VERSION,
         "kind": "logits",
         "space": packet.space_id,
+        "added": list(packet.added),
         "about": list(packet.about),
         "sizes": [len(part) for part in packet.logits],
         "logits": squeeze(byte_planes(np.concatenate(packet.logits))),
@@ -184,6 +198,7 @@ def _decode_samples(value: dict[str, Any], space: Space) -> SamplePacket:
             "space": str,
             "source": str,
             "epsilon": (float, type(None)),
+            "added": list,
             "counts": list,
             "n": int,
             "labels": dict,
@@ -192,7 +207,8 @@ def _decode_samples(value: dict[str, Any], space: Space) -> SamplePacket:
         },
     )
     _check_header(fields, space)
-    n, classes = fields["n"], space.num_classes
+    added = check_added(fields["added"], space)
+    n, classes = fields["n"], space.founding.num_classes + len(added)
     _check_size(n, space.shape)
     counts = fields["counts"]
     if len(counts) != classes or not all(type(count) is int and 0 <= count <= MAX_COUNT for count in counts):
@@ -211,23 +227,30 @@ def _decode_samples(value: dict[str, Any], space: Space) -> SamplePacket:
         logits=None if fields["logits"] is None else _logits(fields["logits"], n, classes),
         class_counts=np.array(counts, dtype=np.int64),
         epsilon=fields["epsilon"],
+        added=added,
     )
     _check_samples(packet)
+    if (names := len(introduced(labels, added, space))) > MAX_INTRODUCED:
+        raise PacketError(f"samples of {names} classes that the mesh was not founded with", "found it with them")
     return packet
 
 
 def _decode_answers(value: dict[str, Any], space: Space) -> LogitPacket:
-    fields = expect_map(value, {"v": int, "kind": str, "space": str, "about": list, "sizes": list, "logits": dict})
+    fields = expect_map(
+        value,
+        {"v": int, "kind": str, "space": str, "added": list, "about": list, "sizes": list, "logits": dict},
+    )
     _check_header(fields, space)
+    added = check_added(fields["added"], space)
     about, sizes = fields["about"], fields["sizes"]
     if not all(type(name) is str for name in about):
         raise PacketError("a packet name is not a string")
-    if len(sizes) != len(about) or not all(type(n) is int and 1 <= n <= MAX_SAMPLES for n in sizes):
+    if len(sizes) != len(about) or not all(type(n) is int and 1 <= n <= MAX_ANSWERS for n in sizes):
         raise PacketError("the sizes do not match the packet names")
     _check_about(tuple(about))
-    logits = _logits(fields["logits"], sum(sizes), space.num_classes)
+    logits = _logits(fields["logits"], sum(sizes), space.founding.num_classes + len(added))
     parts = tuple(np.split(logits, np.cumsum(sizes)[:-1]))
-    return LogitPacket(space_id=fields["space"], about=tuple(about), logits=parts)
+    return LogitPacket(space_id=fields["space"], about=tuple(about), logits=parts, added=added)
 
 
 def _array(value: Any, dtype: type[np.generic], shape: tuple[int, int]) -> NDArray[Any]:
@@ -281,8 +304,8 @@ def _check_answers(packet: LogitPacket) -> None:
         raise PacketError(f"{len(packet.logits)} sets of logits about {len(packet.about)} packets")
     classes = packet.logits[0].shape[-1]
     for part in packet.logits:
-        if not 1 <= len(part) <= MAX_SAMPLES:
-            raise PacketError(f"logits of {len(part)} samples", f"a packet holds 1 to {MAX_SAMPLES}")
+        if not 1 <= len(part) <= MAX_ANSWERS:
+            raise PacketError(f"{len(part)} answers about one packet", f"1 to {MAX_ANSWERS} are allowed")
         _check_logits(part, len(part), classes)
     if sum(part.nbytes for part in packet.logits) > MAX_LOGIT_BYTES:
         raise PacketError("too many logits for one packet", "send several packets")

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from .data import Dataset
 from .models import to_tensor
+from .space import is_rows
 
 Step = Callable[[float], None]
 """Called between optimisation steps with the fraction done (0 to 1). It may raise `Cancelled`, and it may
@@ -87,8 +88,8 @@ def cosine(fraction: float, peak: float, *, floor: float) -> float:
 
 
 def shift(images: Tensor, most_px: int, random: torch.Generator) -> Tensor:
-    """Each image (n, c, h, w) moved by up to ``most_px`` pixels, the uncovered edge dark (-1)."""
-    if most_px == 0:
+    """Each image (n, c, h, w) moved by up to ``most_px`` pixels, the uncovered edge dark (-1); rows stay."""
+    if most_px == 0 or is_rows(images.shape):
         return images
     n, channels, height, width = images.shape
     padded = F.pad(images, (most_px,) * 4, value=-1.0)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import structlog
 
-from ..errors import Cancelled, DecodeError, MeshloreError, PacketError, Refused, SecurityError, StateError, TaskError
+from ..errors import Cancelled, DecodeError, PacketError, Refused, SecurityError, StateError
+from ..knowledge.classes import grown
 from ..knowledge.data import Dataset
 from ..knowledge.packet import LogitPacket, SamplePacket, encode
 from ..knowledge.space import Space
@@ -25,7 +26,8 @@ from .checkpoints import load_skills, save_skills
 from .cycle import NOTHING, Cycle, Outcome
 from .lane import Lane
 from .learner import Learner, Skills
-from .library import Entry, Library
+from .library import Library
+from .messages import FineTuneAsked, Message, PacketArrived, PeersChanged, WorkDone, reply_to
 from .neighbourhood import MAX_MODEL_CHARS, Neighbourhood
 from .plan import Action, Distil, Situation, Wait, plan, stage_of
 from .router import Candidate, Competence
@@ -38,39 +40,6 @@ log = structlog.get_logger("meshlore.node")
 
 MAILBOX = 1024
 MAX_FINE_TUNES = 4
-
-
-@dataclass(frozen=True)
-class PacketArrived:
-    """A checked packet of someone else is in the library."""
-
-    entry: Entry
-
-
-@dataclass(frozen=True)
-class PeersChanged:
-    """A peer came, went, or advertises something new."""
-
-
-@dataclass(frozen=True)
-class FineTuneAsked:
-    """This device's user wants labelled images taught."""
-
-    task: FineTune
-    progress: Progress
-    reply: asyncio.Future[FineTuned]
-
-
-@dataclass(frozen=True)
-class WorkDone:
-    """The piece of learning that was running has ended."""
-
-    action: Action | FineTuneAsked
-    outcome: Outcome | Exception
-    result: FineTuned | None = None
-
-
-Message = PacketArrived | PeersChanged | FineTuneAsked | WorkDone
 
 
 class EdgeNode:
@@ -87,6 +56,7 @@ class EdgeNode:
         library: Library,
         packets: PacketStore,
         state: StateStore,
+        lane: Lane | None = None,
     ) -> None:
         self.settings = settings
         self.credentials = credentials
@@ -94,9 +64,9 @@ class EdgeNode:
         self.library = library
         self.packets = packets
         self.state = state
-        self.lane = Lane("compute")
+        self.lane = lane or Lane("compute")
         self.cycle = Cycle(learner, self.lane, library, state.journal.trust)
-        self.neighbourhood = Neighbourhood(library, learner.space.num_classes)
+        self.neighbourhood = Neighbourhood(library)
         self.skills: Skills | None = None
         self.competence = Competence((), ())
         self.next: Action = Wait(settled=False)
@@ -113,6 +83,11 @@ class EdgeNode:
     @property
     def prior(self) -> np.ndarray | None:
         return self.learner.personal_prior()
+
+    @property
+    def shown_skills(self) -> Skills | None:
+        """The models that answer other members."""
+        return None if self.skills is None else self.learner.shown_to_others(self.skills)
 
     @property
     def working(self) -> bool:
@@ -133,15 +108,20 @@ class EdgeNode:
         self.skills = await asyncio.to_thread(load_skills, self.state, self.learner)
         if self.state.journal.published == NOTHING:
             self.state.update(published="")
-        measured = {"classify": self.state.journal.classify, "generate": self.state.journal.generate, "load": 0}
+        journal = self.state.journal
+        measured = {"classify": journal.classify, "generate": journal.generate, "load": 0, "added": list(journal.added)}
         try:
-            self.competence = Competence.from_map(measured, self.space.num_classes)
+            self.competence = Competence.from_map(measured, self.space).seen_in(self.space)
         except DecodeError as error:
             raise StateError(f"the journal is not of this mesh ({error})", "restore the home it belongs to") from None
+        if journal.added != self.space.added_classes:
+            # its own data have classes that they had not: others are to see them, and it is to be taught again
+            await self._keep_grown(self.skills, self.space, published="", taught_by=())
 
     async def run(self) -> None:
         """Handle messages until cancelled. Raises what learning failed with for good."""
         self._advertise()
+        await self._grow()
         self._advance()
         while True:
             wait_s = self.next.at_most_s if isinstance(self.next, Wait) and self._work is None else None
@@ -152,6 +132,7 @@ class EdgeNode:
                 log.debug("patience is over")
             while not self._mailbox.empty():
                 await self._handle(self._mailbox.get_nowait())
+            await self._grow()
             self._advance()
 
     async def close(self) -> None:
@@ -246,7 +227,7 @@ class EdgeNode:
                 if isinstance(outcome, Outcome):
                     await self._apply(outcome)
                 if isinstance(action, FineTuneAsked):
-                    _reply(action.reply, outcome, result)
+                    reply_to(action, outcome, result)
                 elif isinstance(outcome, Exception) and not isinstance(outcome, Cancelled):
                     raise outcome
 
@@ -301,6 +282,32 @@ class EdgeNode:
             outcome = error
         await self._mailbox.put(WorkDone(asked, outcome, result))
 
+    async def _grow(self) -> None:
+        """Take up classes that others show and this node did not know, between two pieces of work."""
+        unknown = self.library.unknown_classes() if self._work is None else []
+        space = grown(self.space, unknown)
+        if space == self.space:
+            return
+        self.next = Wait(settled=False)
+        log.info("new classes", names=space.added_classes[self.space.added :])
+        skills = self.skills and await asyncio.to_thread(self.learner.grown, self.skills, self.space, space)
+        await self._keep_grown(skills, space, taught_by=self.state.journal.taught_by if skills else ())
+        self.learner.grow(space)
+        self.library.grow(space)
+        self.skills, self.competence = skills, self.competence.seen_in(space)
+        self._advertise()
+
+    async def _keep_grown(self, skills: Skills | None, space: Space, **changes: Any) -> None:
+        """Make models for more classes durable; without models, the node learns anew."""
+        competence = self.competence.seen_in(space)
+        changes["added"] = space.added_classes
+        changes |= {name: competence.to_bytes(name) for name in ("classify", "generate")}
+        if skills is None:
+            changes |= dict.fromkeys(("classifier", "classifier_before", "generator", "generator_before"), "")
+        else:
+            changes |= await asyncio.to_thread(save_skills, self.state, None, skills)
+        await asyncio.to_thread(self.state.update, **changes)
+
     async def _apply(self, outcome: Outcome) -> None:
         """Make an outcome durable, then true, then known."""
         changes, published = dict(outcome.changes), ""
@@ -310,8 +317,7 @@ class EdgeNode:
         competence = self.competence
         if outcome.skills is not None:
             competence = await self.cycle.competence(outcome.skills)
-            measured = competence.to_map()
-            changes |= {"classify": measured["classify"], "generate": measured["generate"]}
+            changes |= {name: competence.to_bytes(name) for name in ("classify", "generate")}
             changes |= await asyncio.to_thread(save_skills, self.state, self.skills, outcome.skills)
         if outcome.publication is not None:
             published = await asyncio.to_thread(self._publish, outcome.publication)
@@ -329,7 +335,7 @@ class EdgeNode:
         certificate, a clock that is off): the node then serves its own user, and tries again when it is
         started next."""
         try:
-            return self._sealed(encode(packet))
+            return self._sealed(encode(replace(packet, added=self.space.added_classes)))
         except (PacketError, SecurityError) as error:
             log.error("cannot publish", because=str(error))
             return ""
@@ -350,16 +356,3 @@ class EdgeNode:
                 "competence": self.competence.to_map(),
             }
         )
-
-
-def _reply(reply: asyncio.Future[FineTuned], outcome: Outcome | Exception, result: FineTuned | None) -> None:
-    """Tell who asked for a fine-tuning what it came to; what it changed is on disk by now."""
-    if reply.done():
-        return
-    if result is not None:
-        reply.set_result(result)
-    elif isinstance(outcome, MeshloreError):
-        reply.set_exception(outcome)
-    else:
-        log.error("fine-tuning failed", exc_info=outcome)
-        reply.set_exception(TaskError(f"the fine-tuning failed ({outcome!r})", "see the log of the daemon"))

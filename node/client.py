@@ -18,8 +18,8 @@ import httpx
 
 from ..codec import pack, unpack, unpack_array
 from ..errors import DaemonNotRunning, DeadlineExceeded, DecodeError, InvalidTask, MeshloreError
+from ..knowledge.samples import as_labels, as_levels, presented
 from ..knowledge.space import Space
-from .images import as_labels, as_levels, to_pixels
 from .protocol import MAX_MESSAGE_BYTES, FrameReader, error_from_map, socket_path
 from .settings import find_places
 from .tasks import (
@@ -187,7 +187,7 @@ class MeshClient:
 
     def _finished(self, result: Result) -> Result:
         if isinstance(result, Generated) and self._space is not None:
-            return replace(result, images=to_pixels(result.images, self._space))
+            return replace(result, images=presented(result.images, self._space))
         return result
 
     async def _get(self, path: str) -> httpx.Response:

@@ -35,7 +35,6 @@ from .report import Report
 from .settings import Settings, write_settings
 
 NODE_MODELS = ("cnn-small", "mlp", "cnn-medium")
-ANCHOR_MODEL = "cnn-large"
 JOIN_S = 30.0
 STOP_S = 3.0
 MAX_TEST = 2000
@@ -115,6 +114,8 @@ def run_cluster(options: ClusterOptions, *, live: bool) -> Report:
 
 def prepare(options: ClusterOptions, folder: Path) -> Cluster:
     """Split the data, found the mesh and write one home per member below ``folder``."""
+    from ..knowledge.models import default_model
+
     train, test = _load(options)
     parts = partition_dirichlet(train.labels, options.nodes, options.alpha, options.seed)
     names = [f"node-{number}" for number in range(1, options.nodes + 1)] + ([ANCHOR] if options.anchor else [])
@@ -129,7 +130,10 @@ def prepare(options: ClusterOptions, folder: Path) -> Cluster:
         home.mkdir(mode=0o700, exist_ok=True)
         is_anchor = name == ANCHOR
         private = None if is_anchor else train.subset(parts[number])
-        model = ANCHOR_MODEL if is_anchor else NODE_MODELS[number % len(NODE_MODELS)]
+        if is_anchor or train.space.is_table:
+            model = default_model(train.space, "anchor" if is_anchor else "node")
+        else:
+            model = NODE_MODELS[number % len(NODE_MODELS)]
         if private is not None:
             save_npz(home / "data.npz", private)
         settings = {

@@ -17,7 +17,7 @@ from ..knowledge.data import Dataset
 from ..knowledge.packet import LogitPacket, SamplePacket
 from ..knowledge.trust import Verdict
 from .lane import Lane, Step
-from .learner import Learner, Skills, Tuned
+from .learner import Learner, Skills, Taught, Tuned
 from .library import Entry, Library
 from .plan import Action, Distil, Publish, PublishLogits, Train, TrainGenerator, Wait
 from .router import Competence
@@ -121,7 +121,9 @@ class Cycle:
         if not tuned.kept:
             return tuned, Outcome()
         return tuned, Outcome(
-            replace(current, classifier=tuned.classifier), changes={"published": ""}, more_private=more
+            replace(current, classifier=tuned.classifier),
+            changes={"published": ""} if self._learner.retells else {},
+            more_private=more,
         )
 
     async def competence(self, skills: Skills) -> Competence:
@@ -150,26 +152,27 @@ class Cycle:
         judged = {author for author, verdict in taught.verdicts.items() if verdict.weight > 0}
         fresh = {entry.author for entry in chosen if entry.name not in journal.taught_by} & judged
         return Outcome(
-            replace(current, classifier=taught.classifier) if taught.kept else None,
+            _skills_after(current, taught),
             {
                 "taught_by": tuple(sorted(action.packets)),
                 "refined": _refined(journal, action),
-                "logits_due": taught.kept and not action.refines,
+                "logits_due": self._learner.has_news(taught) and not action.refines,
                 "standing": _standing(journal.standing, fresh, kept=taught.kept),
                 "trust": {author: float(verdict.weight) for author, verdict in taught.verdicts.items()},
             },
         )
 
     async def _answer(self, skills: Skills) -> Outcome:
-        """A node answers about its own samples; an anchor, which has none, about all that it trusts."""
+        """Answers about all that is trusted, or where answers cost as much as samples about one's own alone."""
         own = self._library.own_samples()
         about = [own] if own is not None else []
-        if self._learner.role == "anchor":
+        if self._learner.answers_about_all:
             about = [entry for entry in self._library.samples().values() if self._trusts(entry.author)]
         changes = {"logits_due": False}
-        if not about:
+        shown = self._learner.shown_to_others(skills)
+        if not about or shown is None:
             return Outcome(changes=changes)
-        answers = await self._lane.train("answering", lambda _step: self._learner.answer(skills.classifier, about))
+        answers = await self._lane.train("answering", lambda _step: self._learner.answer(shown.classifier, about))
         return Outcome(publication=answers, changes=changes)
 
     async def _generate(self, names: frozenset[str], journal: Journal, skills: Skills) -> Outcome:
@@ -208,6 +211,12 @@ def _trained(skills: Skills | None) -> Skills:
     if skills is None:
         raise StateError("this node has learned nothing yet", "wait until it has: meshlore status")
     return skills
+
+
+def _skills_after(current: Skills, taught: Taught) -> Skills | None:
+    if not taught.kept and taught.public is None:
+        return None
+    return replace(current, classifier=taught.classifier, public=taught.public or current.public)
 
 
 def _refined(journal: Journal, action: Distil) -> int:

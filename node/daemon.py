@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import torch
 
 from ..errors import ConfigError
 from ..knowledge.data import Dataset
-from ..knowledge.sources import fitted, load, load_npz
+from ..knowledge.sources import fitted, load_npz, load_private
 from ..knowledge.space import Space
 from ..mesh.host import Libp2pTransport
 from ..mesh.members import HeartbeatSettings, Peer
@@ -29,13 +29,16 @@ from ..security.identity import Identity
 from ..security.invites import InviteBook
 from ..security.join import answer_request
 from ..security.membership import Credentials
-from .actor import EdgeNode, PeersChanged
+from .actor import EdgeNode
 from .control import ControlServer, Progress
-from .learner import Learner
+from .lane import Lane
+from .learner import GUARDS, Learner
 from .library import Library
+from .messages import PeersChanged
 from .neighbourhood import advertised_model, advertised_stage
 from .plan import Role
 from .ports import remember_ports, same_ports
+from .private_learner import PrivateLearner, leave_vault, open_vault
 from .renewal import Renewal
 from .service import TaskService
 from .settings import Settings
@@ -170,24 +173,54 @@ class _Shelf:
         await self._node.accept(name, data, from_peer)
 
 
-def build_node(home: Path, settings: Settings, credentials: Credentials) -> tuple[EdgeNode, list[str]]:
+def build_node(
+    home: Path,
+    settings: Settings,
+    credentials: Credentials,
+    *,
+    lane: Lane | None = None,
+    wrap_learner: Callable[[Learner], Learner] = lambda learner: learner,
+) -> tuple[EdgeNode, list[str]]:
     """A node from its home, and notes for the user on how its data were read.
+
+    Args:
+        lane: where it computes, a thread of its own if not given.
+        wrap_learner: what learns in place of the node's own learner; for studies.
 
     Raises:
         DataError, ModelError, StateError, ConfigError: it cannot start; nothing was changed.
     """
-    space = Space.from_map(credentials.charter.space)
+    packets, state = PacketStore(home), StateStore(home)
+    space = Space.from_map(credentials.charter.space).grown(state.journal.added)
     role: Role = "anchor" if "anchor" in credentials.certificate.roles else "node"
-    private, notes = _private_data(home, settings, space) if role == "node" else (None, [])
+    private, notes = _private_data(settings, space) if role == "node" else (None, [])
+    space = private.space if private is not None else space
     seed = _secret_seed(credentials.identity) if settings.seed is None else settings.seed
-    learner = Learner(space, role, settings.model, private, settings.learning, seed)
+    learner: Learner
+    if settings.privacy.mode == "dp":
+        vault = open_vault(home, settings.privacy, state.journal)
+        learner = PrivateLearner(
+            space,
+            role,
+            settings.model,
+            private,
+            settings.learning,
+            seed,
+            paid=vault.statistics,
+            epsilon=settings.privacy.epsilon,
+            ledger=vault.ledger,
+        )
+    else:
+        notes += leave_vault(home, settings.privacy)
+        learner = Learner(
+            space, role, settings.model, private, settings.learning, seed, guard=GUARDS[settings.privacy.mode]
+        )
     learner.fresh()
     for path in private_additions(home) if role == "node" else ():
         learner.add_private(fitted(load_npz(path), space).dataset)
-    packets, state = PacketStore(home), StateStore(home)
     library = Library(space, credentials, packets)
     notes += library.load(time.time())
-    return EdgeNode(settings, credentials, learner, library, packets, state), notes
+    return EdgeNode(settings, credentials, wrap_learner(learner), library, packets, state, lane), notes
 
 
 def _secret_seed(identity: Identity) -> int:
@@ -196,14 +229,13 @@ def _secret_seed(identity: Identity) -> int:
     return int.from_bytes(hashlib.sha256(identity.sign("learning-seed", b"")).digest()[:6], "big")
 
 
-def _private_data(home: Path, settings: Settings, space: Space) -> tuple[Dataset, list[str]]:
+def _private_data(settings: Settings, space: Space) -> tuple[Dataset, list[str]]:
     if not settings.data:
         raise ConfigError("no data source is set", 'set data = "FOLDER" in the configuration, or give --data FOLDER')
-    loaded = load(settings.data, space=space)
-    chosen = loaded.dataset.select_classes(settings.classes) if settings.classes else loaded.dataset
-    if not len(chosen):
+    loaded = load_private(settings.data, space, settings.classes)
+    if not len(loaded.dataset):
         raise ConfigError(f"{settings.data} has no samples of the classes {', '.join(settings.classes)}", "name others")
-    return chosen, list(loaded.notes)
+    return loaded.dataset, list(loaded.notes)
 
 
 def run_daemon(home: Path, settings: Settings, *, passphrase: str | None = None, parent_pid: int | None = None) -> None:

@@ -6,16 +6,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
-
-from ..errors import StateError
 
 if TYPE_CHECKING:
     from .report import Report
@@ -42,6 +38,7 @@ def show_status(status: dict[str, Any]) -> None:
         "traffic": f"sent {status['bytes_sent'] / 1e3:.1f} kB, of that knowledge "
         f"{status['knowledge_bytes_sent'] / 1e3:.1f} kB; received {status['bytes_received'] / 1e3:.1f} kB",
         "leaves this device": "synthetic samples and logits of published packets; images of tasks sent elsewhere",
+        "privacy": f"{status['privacy']['mode']}: {status['privacy']['says']}",
         "certificate": f"valid until {expires}",
         "addresses": ", ".join(status["addresses"]),
         "home": status["home"],
@@ -94,17 +91,6 @@ def task_progress(kind: str) -> Iterator[Callable[[float, str], None]]:
     finally:
         if progress.live.is_started:
             progress.stop()
-
-
-def write_sheet(pixels: np.ndarray, path: Path) -> None:
-    """Write images as one enlarged PNG. Raises StateError when it cannot be written."""
-    from .images import contact_sheet
-
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        contact_sheet(pixels, max(1, 64 // pixels.shape[1])).save(path)
-    except OSError as error:
-        raise StateError(f"cannot write {path} ({error})", "choose another place") from None
 
 
 def live_table(rows: list[dict[str, Any]], elapsed_s: float) -> Table:

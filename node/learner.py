@@ -16,14 +16,16 @@ from torch import nn
 
 from ..errors import ModelError
 from ..knowledge import metrics
+from ..knowledge.answering import answer
 from ..knowledge.condense import CondenseSettings, condense, gaussian
-from ..knowledge.copies import distinct
+from ..knowledge.copies import Guard, distinct, everything
 from ..knowledge.data import Dataset, concatenate
 from ..knowledge.distil import DistilSettings, distil
 from ..knowledge.generator import FlowGenerator, fit_generator
+from ..knowledge.growth import grown_classifier
 from ..knowledge.lessons import Lessons, assemble
-from ..knowledge.models import build_model, logits, to_tensor
-from ..knowledge.packet import MAX_ABOUT, MAX_LOGIT_BYTES, LogitPacket, SamplePacket, coarse, published_counts
+from ..knowledge.models import build_model, default_model, logits, to_tensor
+from ..knowledge.packet import LogitPacket, SamplePacket, published_counts
 from ..knowledge.rollback import hold_out, keep_better
 from ..knowledge.space import Space
 from ..knowledge.training import Step, fit_classifier
@@ -32,8 +34,9 @@ from .library import Entry
 from .router import Competence
 from .settings import Learning
 
-DEFAULT_MODELS: Mapping[str, str] = {"node": "cnn-small", "anchor": "cnn-large"}
 DRAWN_TO_MEASURE = 24
+COMPARED_DIMENSIONS = 20
+GUARDS: Mapping[str, Guard] = {"off": everything, "filter": distinct}
 MAX_SAMPLE_BYTES = 3 * 1024 * 1024
 
 
@@ -43,22 +46,25 @@ class Skills:
 
     Attributes:
         classifier_before, generator_before: as they were before the mesh taught them.
+        public: what others may hear of, where that is not the classifier (`PrivateLearner`).
     """
 
     classifier: nn.Module
     classifier_before: nn.Module
     generator: FlowGenerator | None = None
     generator_before: FlowGenerator | None = None
+    public: nn.Module | None = None
 
 
 @dataclass(frozen=True)
 class Taught:
-    """What a distillation came to. ``classifier`` is the old one when ``kept`` is False."""
+    """What a distillation came to. ``classifier`` is the old one when ``kept`` is False; ``public``: see `Skills`."""
 
     classifier: nn.Module
     kept: bool
     reason: str
     verdicts: Mapping[str, Verdict] = field(default_factory=dict)
+    public: nn.Module | None = None
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,7 @@ class Learner:
     Args:
         private: all private samples; None for an anchor. A stratified part is held out to decide
             whether what the mesh taught is kept.
+        guard: says which synthetic samples may leave the device.
     """
 
     def __init__(
@@ -89,25 +96,72 @@ class Learner:
         private: Dataset | None,
         settings: Learning,
         seed: int,
+        *,
+        guard: Guard = distinct,
     ) -> None:
         self.space = space
         self.role = role
-        self.model = model or DEFAULT_MODELS[role]
+        self.model = model or default_model(space, role)
         self.settings = settings
         self.seed = seed
+        self.guard = guard
         self.private = private
         self._train: Dataset | None = None
         self._held_out: Dataset | None = None
         if private is not None:
             self._train, self._held_out = hold_out(private, seed=seed)
 
+    @property
+    def retells(self) -> bool:
+        """Whether what is published follows when fine-tuning has added private samples."""
+        return True
+
+    @property
+    def answers_about_all(self) -> bool:
+        """Whether this device answers about the samples of all, or about its own alone."""
+        return self.role == "anchor" or not self.space.is_small
+
+    def shown_to_others(self, skills: Skills) -> Skills | None:
+        """The models that answer other members; None as long as there are none."""
+        return skills
+
+    def has_news(self, taught: Taught) -> bool:
+        """Whether others would hear newer answers after this distillation."""
+        return taught.kept
+
+    def evidence(self) -> Dataset | None:
+        """The private samples on which what is advertised is measured."""
+        return self._held_out
+
     def fresh(self) -> nn.Module:
         """An untrained classifier. Raises ModelError when the model does not fit the space."""
         return build_model(self.model, self.space, self.seed)
 
-    def restore(self, tensors: Mapping[str, object]) -> nn.Module:
-        """A classifier with saved weights. Raises ModelError when they are of another model."""
-        classifier = self.fresh()
+    def grow(self, space: Space) -> None:
+        """Go on in a space that has classes behind those known so far. Never while something is being learned."""
+        self.space = space
+        self.private, self._train, self._held_out = (
+            None if part is None else Dataset(space, part.images, part.labels)
+            for part in (self.private, self._train, self._held_out)
+        )
+
+    def grown(self, skills: Skills, old: Space, new: Space) -> Skills | None:
+        """Models of ``old`` for ``new``, which has classes behind those; None when they must be trained anew."""
+        classifier = grown_classifier(skills.classifier, self.model, old, new, self.seed)
+        before = classifier
+        if skills.classifier_before is not skills.classifier:
+            before = grown_classifier(skills.classifier_before, self.model, old, new, self.seed)
+        if classifier is None or before is None:
+            return None
+        generator = skills.generator and skills.generator.grown(new)
+        generator_before = generator
+        if skills.generator_before is not skills.generator:
+            generator_before = skills.generator_before and skills.generator_before.grown(new)
+        return Skills(classifier, before, generator, generator_before)
+
+    def restore(self, tensors: Mapping[str, object], space: Space) -> nn.Module:
+        """A classifier of ``space`` with saved weights. Raises ModelError when they are of another model."""
+        classifier = build_model(self.model, space, self.seed)
         try:
             classifier.load_state_dict(tensors)
         except RuntimeError:
@@ -147,19 +201,9 @@ class Learner:
         )
 
     def answer(self, classifier: nn.Module, about: Iterable[Entry]) -> LogitPacket:
-        """Own logits about sample packets, as many as fit one packet."""
-        packets: list[tuple[str, SamplePacket]] = []
-        left_bytes = MAX_LOGIT_BYTES
-        for entry in about:
-            if isinstance(entry.packet, SamplePacket) and len(packets) < MAX_ABOUT:
-                left_bytes -= 2 * len(entry.packet.labels) * self.space.num_classes
-                if left_bytes >= 0:
-                    packets.append((entry.name, entry.packet))
-        return LogitPacket(
-            self.space.id,
-            tuple(name for name, _ in packets),
-            tuple(coarse(logits(classifier, packet.images, self.space)) for _, packet in packets),
-        )
+        """Own logits about sample packets and views of them."""
+        known = [(entry.name, entry.packet) for entry in about if isinstance(entry.packet, SamplePacket)]
+        return answer(classifier, known, self.space)
 
     def weigh(self, foreign: Sequence[Entry], standing: Mapping[str, float]) -> dict[str, Verdict]:
         """Judge every author of foreign packets; ``standing`` scales what was found today by the past."""
@@ -188,7 +232,7 @@ class Learner:
             turn: how many distillations there were; makes each differ.
         """
         verdicts = self.weigh(foreign, standing)
-        lessons = self._lessons(own, foreign, verdicts)
+        lessons = self._lessons(own, foreign, verdicts, self._own_answers(classifier, own, foreign))
         if not len(lessons):
             return Taught(classifier, False, "nobody's knowledge is trusted", verdicts)
         settings = self._distil_settings()
@@ -232,7 +276,8 @@ class Learner:
         self, foreign: Sequence[Entry], standing: Mapping[str, float], step: Step
     ) -> FlowGenerator | None:
         """A generator of the private samples and of trusted ones; None when there is nothing to learn from."""
-        images, labels, weights = self._lessons(None, foreign, self.weigh(foreign, standing)).as_samples(self.space)
+        shown = [entry for entry in foreign if isinstance(entry.packet, SamplePacket)]
+        images, labels, weights = self._lessons(None, shown, self.weigh(foreign, standing)).as_samples(self.space)
         if self.private is not None:
             images = np.concatenate([self.private.images, images])
             labels = np.concatenate([self.private.labels, labels])
@@ -253,40 +298,58 @@ class Learner:
         judged = [(e.packet.images, e.packet.labels) for e in foreign if isinstance(e.packet, SamplePacket)]
         if own is not None and isinstance(own.packet, SamplePacket):
             judged.append((own.packet.images, own.packet.labels))
-        if self._held_out is not None:
-            judged.append((self._held_out.images, self._held_out.labels))
+        if (evidence := self.evidence()) is not None:
+            judged.append((evidence.images, evidence.labels))
         for images, labels in judged:
             hits = logits(skills.classifier, images, self.space).argmax(axis=1) == labels
             right += np.bincount(labels, weights=hits, minlength=classes)
             total += np.bincount(labels, minlength=classes)
         classify = right / (total + 2)
         if skills.generator is None:
-            return Competence(tuple(classify.tolist()), ())
+            return Competence(tuple(classify.tolist()), (), added=self.space.added_classes)
         wanted = np.repeat(np.arange(classes), DRAWN_TO_MEASURE)
         drawn = skills.generator.sample(wanted, seed=self.seed)
         said = logits(skills.classifier, drawn, self.space).argmax(axis=1)
         hits = (said == wanted).reshape(classes, DRAWN_TO_MEASURE).mean(axis=1)
-        return Competence(tuple(classify.tolist()), tuple((hits * classify).tolist()))
+        generate = tuple((hits * classify).tolist())
+        return Competence(tuple(classify.tolist()), generate, added=self.space.added_classes)
 
     def unlike_private(self, images: np.ndarray, label: int) -> np.ndarray:
         """Which images (n, channels, height, width) of a class are no near-copies of private ones: bool (n,)."""
         if self.private is None or not (self.private.labels == label).any():
             return np.ones(len(images), bool)
-        kept: np.ndarray = distinct(
+        kept: np.ndarray = self.guard(
             to_tensor(self.private.images, self.space),
             torch.from_numpy(self.private.labels),
             to_tensor(images, self.space),
             torch.full((len(images),), label),
+            COMPARED_DIMENSIONS,
         ).numpy()
         return kept
 
     def personal_prior(self) -> np.ndarray | None:
         return None if self.private is None else self.private.prior()
 
-    def _lessons(self, own: Entry | None, foreign: Sequence[Entry], verdicts: Mapping[str, Verdict]) -> Lessons:
+    def _own_answers(
+        self, classifier: nn.Module, own: Entry | None, foreign: Sequence[Entry]
+    ) -> tuple[tuple[str, LogitPacket], ...]:
+        """What this node would say now, where all answer about all: it is one of the teachers."""
+        answered = any(isinstance(entry.packet, LogitPacket) for entry in foreign)
+        if own is None or not answered or not self.answers_about_all:
+            return ()
+        return ((own.author, self.answer(classifier, [own, *foreign])),)
+
+    def _lessons(
+        self,
+        own: Entry | None,
+        foreign: Sequence[Entry],
+        verdicts: Mapping[str, Verdict],
+        own_answers: tuple[tuple[str, LogitPacket], ...] = (),
+    ) -> Lessons:
         entries = [*foreign, *([own] if own is not None else [])]
         packets = {e.name: (e.author, e.packet) for e in entries if isinstance(e.packet, SamplePacket)}
         answers = [(e.author, e.packet) for e in entries if isinstance(e.packet, LogitPacket)]
+        answers += own_answers
         trusted = dict(verdicts) | ({own.author: Verdict(1.0, "own")} if own is not None else {})
         return assemble(packets, answers, trusted, self.space)
 
@@ -297,12 +360,13 @@ class Learner:
             per_class=settings.samples_per_class or chosen.per_class,
             iterations=settings.condense_steps or chosen.iterations,
             size_limit_bytes=MAX_SAMPLE_BYTES,
+            guard=self.guard,
         )
 
     def _distil_settings(self) -> DistilSettings:
         chosen = DistilSettings() if self.private is not None else DistilSettings.for_anchor()
-        if not _is_small(self.space):
-            chosen = replace(chosen, steps=2 * chosen.steps, learning_rate=2e-3)
+        if not self.space.is_small:
+            chosen = chosen.for_many_pixels()
         return replace(chosen, steps=self.settings.distil_steps or chosen.steps)
 
     def _needed_private(self) -> Dataset:
@@ -316,12 +380,8 @@ class Learner:
 
 
 def default_classifier_steps(space: Space) -> int:
-    return 150 if _is_small(space) else 500
+    return 150 if space.is_small else 500
 
 
 def default_generator_steps(space: Space) -> int:
-    return 300 if _is_small(space) else 1500
-
-
-def _is_small(space: Space) -> bool:
-    return max(space.shape[1:]) < 16
+    return 300 if space.is_small else 1500

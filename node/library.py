@@ -1,14 +1,17 @@
 """What a node knows from packets: sealed on disk, opened and checked in memory.
 
 Of each author the newest sample packet and the newest logits are kept, so that nobody can fill a device.
+Entries are shown with the labels and columns of this node's own space; those with samples of classes that it
+does not know yet are shown once it has grown.
 """
 
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..errors import DecodeError, SecurityError
+from ..knowledge.merging import aligned, unknown
 from ..knowledge.packet import LogitPacket, SamplePacket, decode
 from ..knowledge.space import Space
 from ..security.membership import Credentials
@@ -36,14 +39,29 @@ class Library:
         self._credentials = credentials
         self._store = store
         self._entries: dict[str, Entry] = {}
+        self._shown: dict[str, Entry] = {}
         self._by_number: dict[tuple[str, int], str] = {}
         self._admitting = threading.Lock()
+
+    @property
+    def space(self) -> Space:
+        return self._space
+
+    def grow(self, space: Space) -> None:
+        """Show entries in a space that has classes behind those known so far."""
+        self._space, self._shown = space, {}
+
+    def unknown_classes(self) -> list[str]:
+        """Names of classes of which somebody sent samples and that the space lacks, oldest packet first."""
+        entries = sorted(self._entries.values(), key=lambda e: (e.created_at, e.name))
+        names = [name for entry in entries for name in unknown(entry.packet, self._space)]
+        return list(dict.fromkeys(names))
 
     def load(self, now: float) -> list[str]:
         """Open what is on disk. Damaged files are removed; what cannot be opened now (a clock that is behind, an
         author whose certificate is over) stays unread. Both are named in the lines returned."""
         notes = []
-        for name in sorted(self._store.inventory()):
+        for name in self._store.inventory():
             try:
                 self._remember(self._open(name, self._store.read(name), now))
             except DecodeError as error:
@@ -99,10 +117,18 @@ class Library:
         return self._entries.get(name)
 
     def _of_kind(self, kind: type) -> list[Entry]:
-        return [entry for entry in list(self._entries.values()) if isinstance(entry.packet, kind)]
+        entries = [entry for entry in list(self._entries.values()) if isinstance(entry.packet, kind)]
+        return [self._in_own_numbers(entry) for entry in entries if not unknown(entry.packet, self._space)]
+
+    def _in_own_numbers(self, entry: Entry) -> Entry:
+        shown = self._shown.get(entry.name)
+        if shown is None:
+            shown = self._shown[entry.name] = replace(entry, packet=aligned(entry.packet, self._space))
+        return shown
 
     def _of(self, author: str, kind: type) -> Entry | None:
-        return next((entry for entry in self._of_kind(kind) if entry.author == author), None)
+        entries = list(self._entries.values())
+        return next((e for e in entries if isinstance(e.packet, kind) and e.author == author), None)
 
     def _open(self, name: str, data: bytes, now: float) -> Entry:
         if name_of(data) != name:
@@ -121,4 +147,5 @@ class Library:
         self._entries[entry.name] = entry
         if known is not None and known.name != entry.name:
             del self._entries[known.name]
+            self._shown.pop(known.name, None)
             self._store.drop(known.name)

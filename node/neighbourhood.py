@@ -38,9 +38,8 @@ UNJUDGED = 0.5
 class Neighbourhood:
     """The live peers of one node. Without a network (before the start, in studies) there are none."""
 
-    def __init__(self, library: Library, classes: int) -> None:
+    def __init__(self, library: Library) -> None:
         self._library = library
-        self._classes = classes
         self._network: Network | None = None
 
     def attach(self, network: Network) -> None:
@@ -58,14 +57,15 @@ class Neighbourhood:
         found = []
         for peer in self.live():
             try:
-                advertised = Competence.from_map(peer.advert.get("competence"), self._classes)
+                advertised = Competence.from_map(peer.advert.get("competence"), self._library.space)
             except DecodeError:
                 continue
             factor = trust[peer.peer_id].weight if peer.peer_id in trust else UNJUDGED
+            seen = advertised.seen_in(self._library.space)
             competence = replace(
-                advertised,
-                classify=tuple(factor * quality for quality in advertised.classify),
-                generate=tuple(factor * quality for quality in advertised.generate),
+                seen,
+                classify=tuple(factor * quality for quality in seen.classify),
+                generate=tuple(factor * quality for quality in seen.generate),
             )
             hop: Hop = "anchor" if _role(peer) == "anchor" else "peer"
             found.append(Candidate(peer.peer_id, peer.name, hop, competence, peer.rtt_s or 0.0))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,14 +10,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import StateError
+from ..knowledge.data import Dataset
+from ..knowledge.samples import presented
 from ..knowledge.space import Space
-from .images import to_pixels
 
 if TYPE_CHECKING:
     from .cluster import Cluster
 
 Timeline = dict[str, list[tuple[float, float]]]
 """Per node: (seconds since the start, accuracy over all classes alike)."""
+
+Samples = Mapping[str, np.ndarray]
+Panel = Callable[[Any, Samples, set[str]], None]
+"""Draws samples by class into axes, and marks the classes that the node has itself."""
 
 MAX_CLASSES_DRAWN = 20
 MAX_NODES_DRAWN = 12
@@ -32,8 +37,8 @@ class Drawing:
     Attributes:
         own: names of the classes in its private data.
         samples, labels: what it published: uint8 levels (n, channels, height, width), and class names.
-        before, after: generated images 0..255 per class (n, height, width[, 3]), by a generator of
-            its own data only, and by one that learned from the mesh too.
+        before, after: generated samples per class, images 0..255 (n, height, width[, 3]) or rows (n, columns),
+            by a generator of its own data only, and by one that learned from the mesh too.
     """
 
     name: str
@@ -57,24 +62,24 @@ def draw(
     space = cluster.train.space
     classes = space.classes[:MAX_CLASSES_DRAWN]
     drawings = drawings[:MAX_NODES_DRAWN]
-    figure = Figure(figsize=(15, 1.55 * len(drawings) + 4.2), dpi=110, layout="constrained")
-    grid = figure.add_gridspec(len(drawings) + 1, 3, height_ratios=[1.0] * len(drawings) + [2.6])
+    row_inches = 2.4 if space.is_table else 1.55
+    figure = Figure(figsize=(15, row_inches * len(drawings) + 4.2), dpi=110, layout="constrained")
+    grid = figure.add_gridspec(len(drawings) + 1, 3, height_ratios=[row_inches / 1.55] * len(drawings) + [2.6])
+    panel = _scatter(cluster.train, classes) if space.is_table else _sheet(classes, space)
     titles = (
         "what it published: condensed samples of its own classes",
         "what its generator drew before the mesh",
-        "and after (orange: classes that it never saw)",
+        "and after (orange: classes that it never saw)"
+        if not space.is_table
+        else "and after (triangles: classes that it never saw)",
     )
     for row, drawing in enumerate(drawings):
-        sheets = (
-            _samples_sheet(drawing, classes, space),
-            _generated_sheet(drawing.before, classes, space),
-            _generated_sheet(drawing.after, classes, space),
-        )
-        for column, (sheet, title) in enumerate(zip(sheets, titles, strict=True)):
+        for column, (samples, title) in enumerate(
+            zip((_published(drawing, classes, space), drawing.before, drawing.after), titles, strict=True)
+        ):
             axes = figure.add_subplot(grid[row, column])
-            axes.imshow(sheet, interpolation="nearest", cmap="gray", vmin=0, vmax=255)
+            panel(axes, samples, drawing.own)
             axes.set_yticks([])
-            _label_classes(axes, classes, drawing.own, space)
             if row == 0:
                 axes.set_title(title, fontsize=10)
             if column == 0:
@@ -98,22 +103,45 @@ def _label_classes(axes: Any, classes: Sequence[str], own: set[str], space: Spac
         text.set_color(OWN if name in own else FOREIGN)
 
 
-def _samples_sheet(drawing: Drawing, classes: Sequence[str], space: Space) -> np.ndarray:
-    sheet = _empty(ROWS_OF_SAMPLES, len(classes), space)
-    pixels = to_pixels(drawing.samples, space)
-    for column, name in enumerate(classes):
-        chosen = [index for index, label in enumerate(drawing.labels) if label == name][:ROWS_OF_SAMPLES]
-        for row, index in enumerate(chosen):
-            _place(sheet, pixels[index], row, column)
-    return sheet
+def _published(drawing: Drawing, classes: Sequence[str], space: Space) -> dict[str, np.ndarray]:
+    samples, labels = presented(drawing.samples, space), np.array(drawing.labels, dtype=str)
+    return {name: samples[labels == name] for name in classes}
 
 
-def _generated_sheet(images: Mapping[str, np.ndarray], classes: Sequence[str], space: Space) -> np.ndarray:
-    sheet = _empty(ROWS_OF_SAMPLES, len(classes), space)
-    for column, name in enumerate(classes):
-        for row, image in enumerate(images.get(name, ())[:ROWS_OF_SAMPLES]):
-            _place(sheet, image, row, column)
-    return sheet
+def _sheet(classes: Sequence[str], space: Space) -> Panel:
+    """A few images of each class, one column per class."""
+
+    def panel(axes: Any, images: Samples, own: set[str]) -> None:
+        sheet = _empty(ROWS_OF_SAMPLES, len(classes), space)
+        for column, name in enumerate(classes):
+            for row, image in enumerate(images.get(name, ())[:ROWS_OF_SAMPLES]):
+                _place(sheet, image, row, column)
+        axes.imshow(sheet, interpolation="nearest", cmap="gray", vmin=0, vmax=255)
+        _label_classes(axes, classes, own, space)
+
+    return panel
+
+
+def _scatter(train: Dataset, classes: Sequence[str]) -> Panel:
+    """Rows as points in the two first principal components of the real ones, which are drawn small."""
+    space = train.space
+    low, high = (np.array([getattr(column, side) for column in space.columns]) for side in ("low", "high"))
+    real = (presented(train.images, space) - low) / (high - low)
+    middle = real.mean(axis=0)
+    directions = np.linalg.svd(real - middle, full_matrices=False)[2][:2].T
+    cloud = (real - middle) @ directions
+
+    def panel(axes: Any, rows: Samples, own: set[str]) -> None:
+        for number, name in enumerate(classes):
+            colour, marker = f"C{number % 10}", "o" if name in own else "^"
+            axes.scatter(*cloud[train.labels == space.label_of(name)].T, s=2, color=colour, alpha=0.25, linewidths=0)
+            points = (np.reshape(rows.get(name, ()), (-1, space.width)) - low) / (high - low)
+            label = name if name in own else f"{name} (never saw)"
+            axes.scatter(*((points - middle) @ directions).T, s=22, color=colour, marker=marker, label=label)
+        axes.set_xticks([])
+        axes.legend(fontsize=6, loc="best")
+
+    return panel
 
 
 def _empty(rows: int, columns: int, space: Space) -> np.ndarray:

@@ -14,6 +14,8 @@ from typing import Any, Literal
 
 from ..codec import expect_map
 from ..errors import DecodeError
+from ..knowledge.classes import aligned_shares, check_added
+from ..knowledge.space import Space
 
 Hop = Literal["here", "peer", "anchor"]
 Ability = Literal["classify", "generate"]
@@ -22,32 +24,56 @@ GOOD_ENOUGH = 0.02
 LOAD_COST = 0.01
 ROUND_TRIP_COST_PER_S = 0.1
 MIN_QUALITY = 0.05
+MAX_ADDED_BYTES = 4096
 
 
 @dataclass(frozen=True)
 class Competence:
-    """What a node can do, 0..1 per class of the space, in the space's order, and how busy it is."""
+    """What a node can do, 0..1 per class of the space, in the space's order, and how busy it is.
+
+    ``added``: names of the last classes, those that the mesh was not founded with.
+    """
 
     classify: tuple[float, ...]
     generate: tuple[float, ...]
     load: int = 0
+    added: tuple[str, ...] = ()
 
     def to_map(self) -> dict[str, Any]:
-        """As it travels: percentages in bytes, so that an advert stays small."""
+        """As it travels: percentages in bytes, and of the added classes no more than an advert can hold."""
+        told = 0
+        room = MAX_ADDED_BYTES
+        while told < len(self.added) and (room := room - len(self.added[told].encode()) - 5) >= 0:
+            told += 1
+        last = told - len(self.added) or None
         return {
-            "classify": bytes(round(100 * quality) for quality in self.classify),
-            "generate": bytes(round(100 * quality) for quality in self.generate),
+            "classify": self.to_bytes("classify")[:last],
+            "generate": self.to_bytes("generate")[:last],
             "load": self.load,
+            "added": list(self.added[:told]),
         }
 
+    def to_bytes(self, ability: Ability) -> bytes:
+        """The qualities of one kind in percent."""
+        return bytes(round(100 * quality) for quality in getattr(self, ability))
+
+    def seen_in(self, space: Space) -> Competence:
+        """This competence with a value for each class of ``space``, found by name."""
+        classify, generate = (
+            aligned_shares(values, self.added, space) if values else () for values in (self.classify, self.generate)
+        )
+        return Competence(classify, generate, self.load, space.added_classes)
+
     @classmethod
-    def from_map(cls, value: Any, classes: int) -> Competence:
-        """The inverse on foreign values.
+    def from_map(cls, value: Any, space: Space) -> Competence:
+        """The inverse on foreign values, with the added classes of whoever made it.
 
         Raises:
             DecodeError: malformed.
         """
-        fields = expect_map(value, {"classify": bytes, "generate": bytes, "load": int})
+        fields = expect_map(value, {"classify": bytes, "generate": bytes, "load": int, "added": list})
+        added = check_added(fields["added"], space)
+        classes = space.num_classes - space.added + len(added)
         for name in ("classify", "generate"):
             if len(fields[name]) not in (0, classes) or any(percent > 100 for percent in fields[name]):
                 raise DecodeError(f"competence {name!r} does not fit {classes} classes")
@@ -57,6 +83,7 @@ class Competence:
             tuple(percent / 100 for percent in fields["classify"]),
             tuple(percent / 100 for percent in fields["generate"]),
             fields["load"],
+            added,
         )
 
 

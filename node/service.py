@@ -23,6 +23,7 @@ from ..errors import (
     Refused,
 )
 from ..knowledge import metrics
+from ..knowledge.classes import aligned_logits, check_added, grown
 from ..knowledge.models import logits
 from ..knowledge.space import Space
 from .lane import Lane
@@ -71,6 +72,9 @@ class Host(Protocol):
     def skills(self) -> Skills | None: ...
 
     @property
+    def shown_skills(self) -> Skills | None: ...
+
+    @property
     def prior(self) -> np.ndarray | None: ...
 
     def candidates(self) -> list[Candidate]: ...
@@ -115,12 +119,13 @@ class TaskService:
             raise InvalidTask("more than one piece of work", "send it in pieces, so that others get their turn")
         if isinstance(task, Generate):
             return await self._host.lane.serve(lambda: self._draw_for_others(task))
-        return await self._perform(task)
+        skills = self._shown_skills()
+        return await self._host.lane.serve(lambda: _compute(task, skills, self._host.space))
 
     def _draw_for_others(self, task: Generate) -> dict[str, Any]:
         """As for this device's own user, but near-copies of private images do not leave: others are drawn
         in their place."""
-        skills, space = self._skills(), self._host.space
+        skills, space = self._shown_skills(), self._host.space
         label, images = space.classes.index(task.label), np.zeros((0, *space.shape), np.uint8)
         for attempt in range(DRAWS):
             reply = _compute(replace(task, seed=(task.seed + attempt * MAX_GENERATED) % 2**31), skills, space)
@@ -183,6 +188,13 @@ class TaskService:
         skills = self._skills()
         return await self._host.lane.serve(lambda: _compute(task, skills, self._host.space))
 
+    def _shown_skills(self) -> Skills:
+        """What other members may hear of."""
+        shown = self._host.shown_skills
+        if shown is None:
+            raise Refused("this node is still learning what it may tell", "ask again later", code="not-ready")
+        return shown
+
     def _skills(self) -> Skills:
         if self._host.skills is None:
             raise Refused("this node is still learning", "ask again in a moment", code="not-ready")
@@ -202,7 +214,10 @@ def _compute(task: Served, skills: Skills, space: Space) -> dict[str, Any]:
         images = generator.sample(labels, seed=task.seed)
         taken = logits(classifier, images, space).argmax(axis=1) == label
         return {"images": pack_array(images), "confidence": float(taken.mean())}
-    return {"logits": pack_array(logits(classifier, task.images, space))}
+    said = logits(classifier, task.images, space)
+    # the classifier may be of a moment ago, when this node knew fewer classes
+    added = space.added_classes[: said.shape[1] - space.founding.num_classes]
+    return {"logits": pack_array(said), "added": list(added)}
 
 
 def _check(task: Served, reply: dict[str, Any], space: Space) -> None:
@@ -215,7 +230,8 @@ def _check(task: Served, reply: dict[str, Any], space: Space) -> None:
             raise DecodeError("the confidence is out of range")
     else:
         said = unpack_array(reply.get("logits"), dtypes=("float32",), max_bytes=MAX_REMOTE_BYTES)
-        if said.shape != (len(task.images), len(space.classes)):
+        added = check_added(reply.get("added"), space)
+        if said.shape != (len(task.images), space.founding.num_classes + len(added)):
             raise DecodeError("the logits do not fit the task")
 
 
@@ -252,14 +268,17 @@ def _join(task: Served, parts: Sequence[tuple[Served, dict[str, Any]]], answer: 
         sure = [(chunk.n, part["confidence"]) for chunk, part in parts if isinstance(chunk, Generate)]
         confidence = sum(n * c for n, c in sure) / task.n
         return Generated(images, task.label, confidence, answer)
-    said = np.concatenate([unpack_array(part["logits"], max_bytes=MAX_LOCAL_BYTES) for _, part in parts])
+    # whoever answered may know classes that this node does not, in an order of its own
+    space = grown(space, [name for _, part in parts for name in part["added"]])
+    answers = [(unpack_array(part["logits"], max_bytes=MAX_LOCAL_BYTES), part["added"]) for _, part in parts]
+    said = np.concatenate([aligned_logits(answer, added, space) for answer, added in answers])
     if isinstance(task, Classify):
         shifted = np.exp(said - said.max(axis=1, keepdims=True))
         sure_of = (shifted / shifted.sum(axis=1, keepdims=True)).max(axis=1)
         labels = tuple(space.classes[index] for index in said.argmax(axis=1))
         return Classified(labels, tuple(float(c) for c in sure_of), answer)
     per_class = metrics.per_class_accuracy(said, task.labels)
-    prior = host.prior if answer.hop == "here" else None
+    prior = host.prior if answer.hop == "here" and len(host.space.classes) == space.num_classes else None
     personal = None if prior is None else metrics.personal_accuracy(said, task.labels, prior)
     return Evaluated(
         len(said),

@@ -41,6 +41,16 @@ class Learning(BaseModel):
     patience_s: float = Field(20.0, gt=0, le=86_400)
 
 
+class Privacy(BaseModel):
+    """What protects the people in the data; docs/privacy.md says in plain words what each mode leaks."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    mode: Literal["off", "filter", "dp"] = "filter"
+    epsilon: float = Field(4.0, gt=0, le=100)
+    delta: float = Field(1e-5, gt=0, le=0.01)
+
+
 class Settings(BaseModel):
     """One node's settings. Field by field documented in docs/configuration.md."""
 
@@ -57,6 +67,7 @@ class Settings(BaseModel):
     heartbeat_s: float = Field(2.0, ge=0.1, le=60)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     learning: Learning = Learning()
+    privacy: Privacy = Privacy()
 
     @field_validator("classes", "listen", "bootstrap", mode="before")
     @classmethod
@@ -201,7 +212,9 @@ def _line_of(text: str, path: tuple[str, ...]) -> int:
 def _explain(error: ValidationError, origins: Mapping[tuple[str, ...], str]) -> ConfigError:
     first = error.errors()[0]
     path = tuple(str(part) for part in first["loc"])
-    known = list(Settings.model_fields) if len(path) == 1 else list(Learning.model_fields)
+    tables: dict[str, type[BaseModel]] = {"learning": Learning, "privacy": Privacy}
+    table = tables.get(str(path[0]), Settings) if len(path) > 1 else Settings
+    known = list(table.model_fields)
     origin = _origin(path, origins)
     dotted = ".".join(path)
     if first["type"] == "extra_forbidden":

@@ -16,8 +16,9 @@ import typer
 
 from ..errors import ConfigError, DataError, ModelError, StateError
 from ..knowledge.data import Dataset
-from ..knowledge.sources import Loaded, check_source, load
+from ..knowledge.sources import Loaded, check_source, load, load_private
 from ..knowledge.space import Space
+from ..knowledge.tables import read_ranges
 from ..mesh.addresses import save_book
 from ..security.files import make_private_folder
 from ..security.invites import Invite, host_of
@@ -37,6 +38,7 @@ def found(
     all_classes: str | None,
     size: str | None,
     colour: str | None,
+    ranges: str | None = None,
 ) -> Credentials:
     """Make a mesh whose space is that of the data, with this device as its first member.
 
@@ -50,13 +52,14 @@ def found(
     if not settings.data:
         raise ConfigError(
             "no data source was given",
-            "--data digits, --data fashion-mnist, or --data FOLDER with one folder per class",
+            "--data digits, --data FOLDER with one folder per class, or --data FILE.csv",
         )
     loaded = load(
         settings.data,
         size=_size(size),
         channels=_channels(colour),
         classes=[name.strip() for name in all_classes.split(",")] if all_classes else None,
+        ranges=read_ranges(Path(ranges).expanduser()) if ranges else None,
     )
     space = loaded.dataset.space
     used = _check_usable(settings, role, loaded.dataset, space)
@@ -85,7 +88,6 @@ def join_with(places: Places, code: str, flags: Mapping[str, Any], *, timeout_s:
     from ..knowledge.models import find_model
     from ..mesh.join import join_mesh
     from ..security.identity import Identity
-    from .learner import DEFAULT_MODELS
 
     _check_new(places)
     invite = Invite.parse(code)
@@ -94,8 +96,9 @@ def join_with(places: Places, code: str, flags: Mapping[str, Any], *, timeout_s:
     if settings.data:
         check_source(settings.data)
     elif role == "node":
-        raise ConfigError("no data source was given", "--data FOLDER with one folder per class, or a built-in one")
-    find_model(settings.model or DEFAULT_MODELS[role])
+        raise ConfigError("no data source was given", "--data FOLDER with one folder per class, or --data FILE.csv")
+    if settings.model:
+        find_model(settings.model)
     make_private_folder(places.home)
     passphrase = passphrase_from_environment()
     identity = Identity.generate()
@@ -107,7 +110,8 @@ def join_with(places: Places, code: str, flags: Mapping[str, Any], *, timeout_s:
     try:
         if role == "node":
             space = Space.from_map(credentials.charter.space)
-            loaded = load(settings.data, space=space)
+            loaded = load_private(settings.data, space, settings.classes)
+            space = loaded.dataset.space
             _say(loaded, _check_usable(settings, role, loaded.dataset, space), space)
     except (DataError, ModelError) as error:
         how = "this device has joined: mend that, or start with other ones, meshlore run --data ... --model ..."
@@ -141,10 +145,9 @@ def _check_new(places: Places) -> None:
 
 
 def _check_usable(settings: Settings, role: str, dataset: Dataset, space: Space) -> Dataset:
-    from ..knowledge.models import build_model
-    from .learner import DEFAULT_MODELS
+    from ..knowledge.models import build_model, default_model
 
-    build_model(settings.model or DEFAULT_MODELS[role], space, seed=0)
+    build_model(settings.model or default_model(space, role), space, seed=0)
     return dataset.select_classes(settings.classes) if settings.classes else dataset
 
 

@@ -10,6 +10,7 @@ from ..codec import pack_array
 from ..knowledge.packet import SamplePacket
 from .actor import EdgeNode
 from .plan import Stage, Wait, stage_of
+from .private_learner import privacy_status
 
 
 def describe(node: EdgeNode) -> dict[str, Any]:
@@ -39,6 +40,7 @@ def describe(node: EdgeNode) -> dict[str, Any]:
             names.get(author, author): {"weight": round(verdict.weight, 3), "reason": verdict.reason}
             for author, verdict in sorted(node.cycle.trust.items())
         },
+        "privacy": privacy_status(node.settings.privacy, node.learner),
         "competence": {
             "classify": dict(zip(classes, competence.classify, strict=False)),
             "generate": dict(zip(classes, competence.generate, strict=False)),

@@ -41,12 +41,13 @@ class Journal:
     Attributes:
         sequence: the last sequence number given out; a number is on disk before it is used.
         version: counts changes of the classifier; 0: not trained yet.
-        classifier, generator: checkpoint files in ``state/``; ``*_before``: as they were before the
-            mesh taught them.
+        classifier, generator, public: checkpoint files in ``state/`` (see `Skills`); ``*_before``: as they were
+            before the mesh taught them.
         published: name of the node's own sample packet.
         taught_by, refined, logits_due, generator_taught_by: see `meshlore.node.plan.Situation`.
         classify, generate: measured quality per class, in percent, one byte each (`Competence`).
         trust: weight 0..1 of each author in the last weighing.
+        added: names of the classes that the mesh was not founded with, in the order of their labels.
         standing: reputation factor 0..1 per author, lowered when what an author taught was rolled back.
     """
 
@@ -56,6 +57,7 @@ class Journal:
     classifier_before: str = ""
     generator: str = ""
     generator_before: str = ""
+    public: str = ""
     published: str = ""
     taught_by: tuple[str, ...] = ()
     refined: int = 0
@@ -63,6 +65,7 @@ class Journal:
     generator_taught_by: tuple[str, ...] = ()
     classify: bytes = b""
     generate: bytes = b""
+    added: tuple[str, ...] = ()
     standing: Mapping[str, float] = field(default_factory=dict)
     trust: Mapping[str, float] = field(default_factory=dict)
 
@@ -198,7 +201,8 @@ _JOURNAL_KINDS: dict[str, type] = {item.name: type(getattr(Journal(), item.name)
 
 
 def _checkpoints(journal: Journal) -> set[str]:
-    return {journal.classifier, journal.classifier_before, journal.generator, journal.generator_before} - {""}
+    generators = {journal.generator, journal.generator_before}
+    return ({journal.classifier, journal.classifier_before, journal.public} | generators) - {""}
 
 
 def keep_private(home: Path, data: Dataset) -> None:
@@ -224,14 +228,13 @@ class PacketStore:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for unfinished in self._folder.glob(".*.tmp"):
             unfinished.unlink(missing_ok=True)
-        self._sizes = {
-            path.name: path.stat().st_size
-            for path in self._folder.iterdir()
-            if re.fullmatch(r"[0-9a-f]{64}", path.name)
-        }
+        held = [path for path in self._folder.iterdir() if re.fullmatch(r"[0-9a-f]{64}", path.name)]
+        # in the order of their arrival: whose samples came later may have copied them
+        held.sort(key=lambda path: (path.stat().st_mtime_ns, path.name))
+        self._sizes = {path.name: path.stat().st_size for path in held}
 
     def inventory(self) -> dict[str, int]:
-        """Name and size in bytes of every packet held."""
+        """Name and size in bytes of every packet held, in the order of their arrival."""
         return dict(self._sizes)
 
     def read(self, name: str) -> bytes:

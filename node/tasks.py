@@ -2,7 +2,7 @@
 
 On the wire a task is a map of plain values (`to_map`, `from_map`); a node refuses what it does not
 know. Images are uint8 arrays of *levels* (n, channels, height, width) in the mesh's space; the client
-turns files, PIL images and float arrays into that (`meshlore.node.images`).
+turns files, PIL images and float arrays into that (`meshlore.knowledge.samples`).
 """
 
 from __future__ import annotations

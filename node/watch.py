@@ -17,10 +17,10 @@ from rich.live import Live
 
 from ..errors import MeshloreError, TaskError
 from ..knowledge import metrics
-from ..knowledge.models import build_model, logits
+from ..knowledge.models import build_model, default_model, logits
 from ..knowledge.training import FitSettings, fit_classifier
 from .client import MeshClient
-from .cluster import ANCHOR_MODEL, Cluster, Member
+from .cluster import Cluster, Member
 from .display import live_table
 from .lane import Lane
 from .picture import Drawing, Timeline, draw
@@ -149,12 +149,13 @@ class _Watch:
 
     def _train_pooled(self, step: Callable[[float], None]) -> ModelReport:
         train, test = self._cluster.train, self._cluster.test
-        model = build_model(ANCHOR_MODEL, train.space, self._cluster.options.seed)
+        name = default_model(train.space, "anchor")
+        model = build_model(name, train.space, self._cluster.options.seed)
         model = fit_classifier(
             model, train, steps=POOLED_STEPS, seed=self._cluster.options.seed, step=step, settings=POOLED
         )
         said = logits(model, test.images, test.space)
-        return ModelReport(ANCHOR_MODEL, metrics.global_accuracy(said, test.labels))
+        return ModelReport(name, metrics.global_accuracy(said, test.labels))
 
     def _report(self, pooled: ModelReport, pictures: list[Any]) -> Report:
         for seen in self._nodes:

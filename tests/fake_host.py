@@ -48,6 +48,10 @@ class FakeHost:
     space: Space = SPACE
     prior: np.ndarray | None = None
 
+    @property
+    def shown_skills(self):
+        return self.skills
+
     def unlike_private(self, images, label):
         return np.ones(len(images), bool)
 

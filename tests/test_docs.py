@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 from meshlore.knowledge.models import MODELS
-from meshlore.node.learner import DEFAULT_MODELS
-from meshlore.node.settings import Learning, Settings
+from meshlore.node.settings import Learning, Privacy, Settings
 from pydantic.fields import FieldInfo
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 CONFIGURATION = (DOCS / "configuration.md").read_text(encoding="utf-8")
-FIELDS = {name: field for model in (Settings, Learning) for name, field in model.model_fields.items()}
+FIELDS = {name: field for model in (Settings, Learning, Privacy) for name, field in model.model_fields.items()}
 
 
 def first_cells(page: str) -> list[list[str]]:
@@ -28,10 +27,10 @@ ROWS = {row[0].strip("`"): row for row in first_cells(CONFIGURATION)}
 
 
 def test_every_setting_is_documented_and_nothing_else() -> None:
-    assert set(ROWS) == set(FIELDS) - {"learning"}
+    assert set(ROWS) == set(FIELDS) - {"learning", "privacy"}
 
 
-@pytest.mark.parametrize("name", [name for name in FIELDS if name not in ("name", "learning")])
+@pytest.mark.parametrize("name", [name for name in FIELDS if name not in ("name", "learning", "privacy")])
 def test_the_documented_default_is_the_default(name: str) -> None:
     default = FIELDS[name].default
     assert ROWS[name][1].strip("`") == json.dumps(default)
@@ -44,7 +43,7 @@ def test_the_documented_range_is_the_range(name: str) -> None:
 
 
 def test_every_built_in_model_is_named() -> None:
-    assert all(f"`{name}`" in ROWS["model"][4] for name in {*MODELS, *DEFAULT_MODELS.values()})
+    assert all(f"`{name}`" in ROWS["model"][4] for name in MODELS)
 
 
 def _bounds(field: FieldInfo) -> list[float]:
@@ -53,3 +52,8 @@ def _bounds(field: FieldInfo) -> list[float]:
     return [
         getattr(rule, kind) + offset for rule in field.metadata for kind, offset in kinds.items() if hasattr(rule, kind)
     ]
+
+
+def test_every_privacy_mode_is_explained() -> None:
+    page = (DOCS / "privacy.md").read_text(encoding="utf-8")
+    assert [cell[0] for cell in first_cells(page)][:3] == ["`off`", "`filter` (default)", "`dp`"]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from meshlore.errors import Cancelled
+from meshlore.knowledge.augment import nth_view
 from meshlore.knowledge.condense import CondenseSettings, condense
 from meshlore.knowledge.data import Dataset
 from meshlore.knowledge.distil import DistilSettings, distil
@@ -127,9 +128,31 @@ def test_the_error_of_a_minority_of_a_class_is_still_heard() -> None:
 
 
 def test_answers_about_unknown_packets_or_of_a_wrong_length_are_passed_over() -> None:
-    packets = {"1" * 64: ("a", packet([0], [5, 0, 0]))}
-    odd = LogitPacket(SPACE.id, ("1" * 64, "9" * 64), (np.zeros((2, 3), np.float16), np.zeros((1, 3), np.float16)))
+    packets = {"1" * 64: ("a", packet([0, 0], [5, 0, 0]))}
+    odd = LogitPacket(SPACE.id, ("1" * 64, "9" * 64), (np.zeros((3, 3), np.float16), np.zeros((1, 3), np.float16)))
     assert not assemble(packets, [("a", odd)], {"a": FULL}, SPACE).targets(2.0).any()
+
+
+def test_views_that_were_answered_are_lessons_too_and_share_the_weight_of_their_sample() -> None:
+    packets = {"1" * 64: ("a", packet([0, 1], [5, 5, 0]))}
+    sure = np.array([[9, 0, 0], [0, 9, 0]], np.float16)
+    thrice = LogitPacket(SPACE.id, ("1" * 64,), (np.concatenate([sure, sure, sure]),))
+    once = LogitPacket(SPACE.id, ("1" * 64,), (sure,))
+    alone = assemble(packets, [("b", once)], {"a": FULL, "b": FULL}, SPACE)
+    lessons = assemble(packets, [("b", once), ("c", thrice)], {"a": FULL, "b": FULL, "c": FULL}, SPACE)
+    assert (len(alone), len(lessons)) == (2, 6)
+    assert lessons.labels.tolist() == [0, 1] * 3
+    assert torch.allclose(lessons.weights.view(3, 2).sum(dim=0), alone.weights)
+    assert torch.allclose(lessons.targets(1.0).sum(dim=1), torch.ones(6))
+    assert torch.equal(lessons.images[:2], alone.images)
+    assert torch.equal(lessons.images[2:4], nth_view(alone.images, 1))
+
+
+def test_views_are_the_same_on_every_device() -> None:
+    images = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    assert torch.equal(nth_view(images, 0), images)
+    assert torch.equal(nth_view(images, 2), nth_view(images, 2))
+    assert not torch.equal(nth_view(images, 1), nth_view(images, 2))
 
 
 def test_nothing_trusted_leaves_the_model_as_it_was() -> None:

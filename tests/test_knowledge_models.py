@@ -83,6 +83,7 @@ def test_sizes_on_digits_are_as_measured():
         "cnn-medium": 44_650,
         "cnn-large": 105_546,
         "mlp": 17_226,
+        "mlp-large": 167_178,
         "resnet-tiny": 43_870,
         "resnet-small": 307_690,
     }

@@ -287,7 +287,7 @@ def test_what_would_be_refused_is_not_sent(changes):
                 np.zeros((1, 10), np.float16),
             )
         },
-        {"logits": (np.zeros((4097, 10), np.float16),) * 3},
+        {"logits": (np.zeros((65537, 10), np.float16),) * 3},
     ],
     ids=str,
 )

@@ -167,11 +167,11 @@ def test_a_home_in_use_cannot_run_twice(founded):
         process.stdin.close()
 
 
-def test_data_with_a_class_unknown_to_the_mesh_cannot_run(founded, image_folder):
-    folder = image_folder()
-    line = refused(3, "run", "--home", founded, "--data", folder)
-    assert f"{folder / 'cat'} is none of the classes" in line
-    assert "known: 0, 1, 2" in line
+def test_data_of_another_kind_than_the_mesh_is_about_cannot_run(founded, tmp_path):
+    table = tmp_path / "table.csv"
+    table.write_text("a,b,label\n" + "1,2,cat\n3,4,dog\n" * 6)
+    line = refused(3, "run", "--home", founded, "--data", table)
+    assert f"{table} is a table, and the mesh is about images" in line
 
 
 class FakeNode:

@@ -1,5 +1,6 @@
 """The library: which packets are taken, which of them count, and what comes back after a restart."""
 
+import sys
 import threading
 import time
 from dataclasses import dataclass, replace
@@ -28,8 +29,8 @@ def answers(about: str) -> LogitPacket:
     return LogitPacket(SPACE.id, (about,), (np.zeros((2, 2), np.float16),))
 
 
-def sealed(packet, author: Credentials, seq: int, now: float = NOW) -> tuple[str, bytes]:
-    data = seal(encode(packet), credentials=author, seq=seq, now=now)
+def sealed(packet, author: Credentials, seq: int, now: float | None = None) -> tuple[str, bytes]:
+    data = seal(encode(packet), credentials=author, seq=seq, now=NOW if now is None else now)
     return name_of(data), data
 
 
@@ -44,12 +45,18 @@ class Shelf:
         self.packets = PacketStore(self.home)
         self.library = Library(SPACE, self.owner, self.packets)
 
-    def take(self, packet, author: Credentials, seq: int, now: float = NOW) -> Entry:
+    def take(self, packet, author: Credentials, seq: int, now: float | None = None) -> Entry:
         return self.library.admit(*sealed(packet, author, seq, now), NOW)
 
     def reopened(self) -> tuple["Shelf", list[str]]:
         again = Shelf(self.owner, self.home)
         return again, again.library.load(NOW)
+
+
+@pytest.fixture(autouse=True)
+def _today(monkeypatch):
+    """Certificates are of the time of the test, which may come long after this file was read."""
+    monkeypatch.setattr(sys.modules[__name__], "NOW", time.time())
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from meshlore.errors import DecodeError
+from meshlore.knowledge.space import Space
 from meshlore.node.router import Candidate, Competence, route
 
 
@@ -46,13 +47,14 @@ def test_nobody_without_the_ability_is_asked():
     assert order([node("a", [0.0])]) == []
 
 
+SPACE = Space((1, 8, 8), ("a", "b", "c"))
 qualities = st.lists(st.floats(0, 1), min_size=3, max_size=3)
 
 
 @given(qualities, qualities, st.integers(0, 1000))
 def test_a_competence_survives_the_wire(classify, generate, load):
     sent = Competence(tuple(classify), tuple(generate), load)
-    got = Competence.from_map(sent.to_map(), 3)
+    got = Competence.from_map(sent.to_map(), SPACE)
     assert got.load == load
     assert all(abs(a - b) <= 0.005 + 1e-9 for a, b in zip(sent.classify, got.classify, strict=True))
 
@@ -60,4 +62,4 @@ def test_a_competence_survives_the_wire(classify, generate, load):
 @pytest.mark.parametrize("change", [{"classify": b"\xff\x00\x00"}, {"generate": b"\x01"}, {"load": -1}, {"more": 1}])
 def test_a_malformed_competence_is_refused(change):
     with pytest.raises(DecodeError):
-        Competence.from_map(Competence((1.0,) * 3, (1.0,) * 3).to_map() | change, 3)
+        Competence.from_map(Competence((1.0,) * 3, (1.0,) * 3).to_map() | change, SPACE)

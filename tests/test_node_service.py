@@ -245,7 +245,7 @@ async def test_a_task_served_for_a_peer_is_done_here_and_never_forwarded(host, s
     host.peers["ben"] = (0.9, served)
     for where in ("best", "ben", "here"):
         reply = await TaskService(host).serve(to_map(Classify(IMAGES, where=where)))
-        assert set(reply) == {"logits"}
+        assert set(reply) == {"logits", "added"}
     assert host.asked == []
 
 

@@ -248,8 +248,8 @@ def test_unusable_names_and_roles_are_refused_before_anything_is_written(
 
 
 def test_a_space_that_does_not_fit_the_charter_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"4096 is the limit: use shorter or fewer class names"):
-        found_mesh(tmp_path / "home", "lab", "alpha", {"classes": ["x" * 50] * 100}, ["node"], now=NOW)
+    with pytest.raises(ConfigError, match=r"32768 is the limit: use shorter or fewer class names"):
+        found_mesh(tmp_path / "home", "lab", "alpha", {"classes": ["x" * 50] * 1000}, ["node"], now=NOW)
 
 
 def test_an_empty_home_says_what_to_run(tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ from meshlore.knowledge.space import Space
 from meshlore.mesh.members import HeartbeatSettings
 from meshlore.mesh.memory import MemoryNetwork, MemoryTransport
 from meshlore.mesh.mesh import Mesh, MeshSettings
-from meshlore.node.actor import EdgeNode, PeersChanged
+from meshlore.node.actor import EdgeNode
 from meshlore.node.daemon import build_node
+from meshlore.node.messages import PeersChanged
 from meshlore.node.service import TaskService
 from meshlore.node.settings import Learning, Settings
 from meshlore.node.status import describe

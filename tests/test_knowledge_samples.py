@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from meshlore.errors import DataError, InvalidTask
+from meshlore.knowledge.arrays import contact_sheet
 from meshlore.knowledge.data import Dataset
+from meshlore.knowledge.samples import as_labels, as_levels, presented
 from meshlore.knowledge.space import Space
-from meshlore.node.images import as_labels, as_levels, contact_sheet, to_pixels
 from PIL import Image
 
 GREY = Space((1, 8, 10), ("cat", "dog", "7"), levels=256)
@@ -132,7 +133,7 @@ def test_labels_are_class_names_or_indices_and_one_name_stands_for_all(labels, e
 @pytest.mark.parametrize(
     ("labels", "cause"),
     [
-        (["cat"], "1 labels for 2 images"),
+        (["cat"], "1 labels for 2 samples"),
         (["cat", "cow"], "no class 'cow' in this mesh: its classes are cat, dog, 7"),
         ([0, 3], "no class 3"),
         ([0, -1], "no class -1"),
@@ -157,7 +158,7 @@ def test_labels_that_do_not_fit_are_refused_with_the_cause(labels, cause):
 def test_levels_become_pixels_and_the_same_levels_again(levels, channels, n, seed):
     space = Space((channels, 8, 9), ("a", "b"), levels=levels)
     before = np.random.default_rng(seed).integers(0, levels, (n, *space.shape)).astype(np.uint8)
-    pixels = to_pixels(before, space)
+    pixels = presented(before, space)
     assert pixels.shape == ((n, 8, 9) if channels == 1 else (n, 8, 9, 3))
     assert np.array_equal(as_levels(pixels, space), before)
 

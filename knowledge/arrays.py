@@ -1,4 +1,4 @@
-"""Between the images that people have and the samples of a space."""
+"""Images in memory: arrays and PIL images of many kinds to pixels, and pixels to one sheet."""
 
 from __future__ import annotations
 
@@ -7,67 +7,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import InvalidTask
-from ..knowledge.data import Dataset
-from ..knowledge.folders import to_channels
-from ..knowledge.pictures import read_picture, resized
-from ..knowledge.space import Space
+from .pictures import read_picture, resized
 
 
-def as_levels(images: Any, space: Space) -> np.ndarray:
-    """Images of any usual kind as uint8 levels (n, channels, height, width) of ``space``.
-
-    Args:
-        images: a path, a PIL image, a list of these, a `Dataset` of this space, or an array (n, height,
-            width), (n, height, width, 1 or 3) or one such image; uint8 means 0..255, floats mean 0..1.
+def as_pixels(images: Any, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Paths, PIL images, a list of these, or an array as uint8 RGB (n, height, width, 3) of this size.
 
     Raises:
         InvalidTask: something else, or nothing.
         DataError: a file that is not a readable image.
     """
-    if isinstance(images, Dataset):
-        if images.space != space:
-            raise InvalidTask("the dataset is of another space than this mesh", f"load it for {space}")
-        return images.images
-    size = (space.height, space.width)
     if isinstance(images, np.ndarray):
-        pixels = np.stack([_fitted(image, size) for image in _pixels(images)])
-    else:
-        single = isinstance(images, str | Path) or hasattr(images, "convert")
-        items = [images] if single else list(images) if isinstance(images, Iterable) else []
-        if not items:
-            raise InvalidTask("no images", "give paths, PIL images or an array")
-        pixels = np.stack([_one(item, size) for item in items])
-    return np.round(to_channels(pixels, space.channels) * ((space.levels - 1) / 255)).astype(np.uint8)
-
-
-def as_labels(labels: Any, n: int, space: Space) -> np.ndarray:
-    """Class names (or indices, as in `Dataset.labels`) as int64 (n,).
-
-    Raises:
-        InvalidTask: another number of labels than of images, or a class unknown to the mesh.
-    """
-    if not isinstance(labels, Iterable):
-        raise InvalidTask(f"a {type(labels).__name__} where labels are expected", "give one class name per image")
-    items = [labels] * n if isinstance(labels, str) else list(labels)
-    if len(items) != n:
-        raise InvalidTask(f"{len(items)} labels for {n} images", "give one class name per image")
-    indices = []
-    for item in items:
-        if isinstance(item, int | np.integer) and 0 <= item < len(space.classes):
-            indices.append(int(item))
-        elif item in space.classes:
-            indices.append(space.classes.index(item))
-        else:
-            raise InvalidTask(f"no class {item!r} in this mesh", f"its classes are {', '.join(space.classes)}")
-    return np.array(indices, dtype=np.int64)
-
-
-def to_pixels(levels: np.ndarray, space: Space) -> np.ndarray:
-    """uint8 levels (n, channels, height, width) as uint8 0..255, (n, height, width[, 3])."""
-    pixels = np.round(levels.astype(np.float32) * (255 / (space.levels - 1))).astype(np.uint8)
-    return pixels[:, 0] if space.channels == 1 else pixels.transpose(0, 2, 3, 1)
+        return np.stack([_fitted(image, size) for image in _pixels(images)])
+    single = isinstance(images, str | Path) or hasattr(images, "convert")
+    items = [images] if single else list(images) if isinstance(images, Iterable) else []
+    if not items:
+        raise InvalidTask("no images", "give paths, PIL images or an array")
+    return np.stack([_one(item, size) for item in items])
 
 
 def contact_sheet(pixels: np.ndarray, scale: int) -> Any:

@@ -1,0 +1,174 @@
+"""Testimony: what each author's samples say about each class of each other author.
+
+A *cell* is what one author shows under one label; a *witness* is an author (or the node's own private data) with
+cells of its own. A witness that shows the label speaks for a cell whose samples look more like that label than like
+any other of its labels, and else against it. A witness that does not show the label speaks only against: when the
+cell looks just like another label of its own. How telling that is depends on the space: where honest authors have
+classes as close to each other as that (pullovers and coats), it says little.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .evidence import FEWEST, Cloud, Reach
+
+HOME = ""
+"""The name of the private data among the witnesses; no author's name is empty."""
+
+CLEARLY = 0.2  # of the core: by so much nearer must another label be to speak against
+FAR = 1.6  # times where most lie: nothing that a class holds lies farther out
+AGREES = 0.25, 0.55  # shares of a cell's samples that fit, for -1 and for +1
+COHERES = 0.55, 0.75  # the same among the author's own cells, for -1 and for 0: honest ones .86 and more
+INSIDE = 0.1, 0.25  # shares of a cell inside another label's core, for 0 and for -1
+ALIKE = 0.12, 0.25  # of the core: between two class means, for -1 and for 0
+CLOSE_PAIRS = 0.05  # share of an honest author's pairs of classes that are as close: from here it says nothing
+STRANGE = 0.3  # what a look that no label has speaks against a cell
+COPY = 0.12  # of the core: so near lie copies and never two authors' own samples
+COPIED = 0.4  # share of a cell that is copied
+
+
+@dataclass(frozen=True)
+class Cells:
+    """All cells: whose, under which label, how many samples (at most 64 looked at).
+
+    Attributes:
+        authors: names, in the order of arrival; the private data (`HOME`) first where there are any.
+        owner: int64 (m,), places in ``authors``. label: int64 (m,). count: int64 (m,).
+        says: float32 (m, a) in -1..1: what each author as a witness says of each cell; 0: nothing. About its own
+            cells it speaks only against: samples that look like another of its own labels.
+        copied_from: int64 (m,): the place of an author that showed most of these samples earlier, or -1.
+        renamed: bool (m,): copied, and under another label than there.
+    """
+
+    authors: tuple[str, ...]
+    owner: NDArray[np.int64]
+    label: NDArray[np.int64]
+    count: NDArray[np.int64]
+    says: NDArray[np.float32]
+    copied_from: NDArray[np.int64]
+    renamed: NDArray[np.bool_]
+
+
+def testify(authors: Mapping[str, Cloud], home: Cloud | None, reach: Reach) -> Cells:
+    """Every witness about every cell. ``authors`` is in the order of arrival."""
+    everybody = ({HOME: home} if home is not None else {}) | dict(authors)
+    names = tuple(everybody)
+    points = torch.cat([cloud.points for cloud in everybody.values()])
+    cell_of, owner, label = _cells(list(everybody.values()))
+    count = torch.bincount(cell_of, minlength=len(owner))
+    means = torch.zeros(len(owner), points.shape[1]).index_add(0, cell_of, points) / count[:, None]
+    # the mean of few points lies off the truth by about spread / count
+    away = torch.cdist(points, means).square() - (reach.core / count)[None]
+    apart = torch.cdist(means, means).square() - reach.core / count[:, None] - reach.core / count[None]
+    close = _closeness(apart, owner, count)
+    says = torch.zeros(len(owner), len(names))
+    believed = count >= FEWEST
+    for witness in range(len(names)):
+        columns = torch.where((owner == witness) & believed)[0]
+        if len(columns):
+            says[:, witness] = _one_witness(columns, away, apart, cell_of, label, close, reach)
+    for cell, place in enumerate(owner.tolist()):
+        says[cell, place] = 0.0
+    for place in range(0 if home is None else 1, len(names)):
+        columns = torch.where(owner == place)[0]
+        if len(columns) > 1:
+            says[columns, place] = _coherence(columns, away, cell_of, label, reach)[columns]
+    says *= (count / FEWEST).clamp(max=1.0)[:, None]
+    copied_from, renamed = _copies(points, cell_of, owner, label, 0 if home is None else 1, reach)
+    return Cells(names, owner.numpy(), label.numpy(), count.numpy(), says.numpy(), copied_from, renamed)
+
+
+def _cells(everybody: list[Cloud]) -> tuple[Tensor, Tensor, Tensor]:
+    """The cell of each point int64 (n,), and each cell's owner and label, int64 (m,)."""
+    cell_of: list[Tensor] = []
+    owner: list[Tensor] = []
+    label: list[Tensor] = []
+    for place, cloud in enumerate(everybody):
+        shown, rank = torch.unique(cloud.labels, return_inverse=True)
+        cell_of.append(rank + sum(len(part) for part in label))
+        owner.append(torch.full((len(shown),), place))
+        label.append(shown)
+    return torch.cat(cell_of), torch.cat(owner), torch.cat(label)
+
+
+def _one_witness(
+    columns: Tensor, away: Tensor, apart: Tensor, cell_of: Tensor, label: Tensor, close: Tensor, reach: Reach
+) -> Tensor:
+    """What one witness, whose cells are ``columns``, says of all cells: float32 (m,)."""
+    own, other = _own_and_other(columns, away, cell_of, label)
+    taken_for_another = other < torch.minimum(own - CLEARLY * reach.core, torch.tensor(FAR * reach.most))
+    strange = (own > FAR * reach.most) & ~taken_for_another
+    agree = 1 - _share(taken_for_another | strange, cell_of, len(label))
+    speaks_for = 2 * _ramp(agree, AGREES) - 1
+    # an unheard-of look under a known label takes nothing from anybody: a doubt, no dispute
+    odd = _share(strange, cell_of, len(label)) > _share(taken_for_another, cell_of, len(label))
+    speaks_for = torch.where(odd, speaks_for.clamp(min=-STRANGE), speaks_for)
+    nearest = torch.where(label[columns][None] == label[:, None], torch.inf, apart[:, columns]).min(dim=1).values
+    usual = (close[None] <= nearest[:, None]).float().mean(dim=1) if len(close) else torch.zeros(len(label))
+    telling = (1 - usual / CLOSE_PAIRS).clamp(min=0) * (1 - _ramp(nearest / reach.core, ALIKE))
+    speaks_against = -_ramp(_share(other < reach.core, cell_of, len(label)), INSIDE) * telling
+    shows = (label[columns][None] == label[:, None]).any(dim=1)
+    return torch.where(shows, speaks_for, speaks_against)
+
+
+def _coherence(columns: Tensor, away: Tensor, cell_of: Tensor, label: Tensor, reach: Reach) -> Tensor:
+    """What an author's cells say against each other, float32 (m,), 0 and below."""
+    own, other = _own_and_other(columns, away, cell_of, label)
+    fits = other > own - CLEARLY * reach.core
+    return _ramp(_share(fits, cell_of, len(label)), COHERES) - 1
+
+
+def _own_and_other(columns: Tensor, away: Tensor, cell_of: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+    """From each sample to the cell of its label and to the nearest other one, among ``columns``: float32 (n,)."""
+    there = away[:, columns]
+    same = label[columns][None] == label[cell_of][:, None]
+    return torch.where(same, there, torch.inf).min(dim=1).values, torch.where(same, torch.inf, there).min(dim=1).values
+
+
+def _share(holds: Tensor, cell_of: Tensor, cells: int) -> Tensor:
+    """The share of each cell's samples for which something holds, float32 (m,)."""
+    total = torch.bincount(cell_of, minlength=cells)
+    return torch.zeros(cells).index_add(0, cell_of, holds.float()) / total
+
+
+def _closeness(apart: Tensor, owner: Tensor, count: Tensor) -> Tensor:
+    """Squared distances between the class means of one and the same author, of all authors: float32 (p,)."""
+    pairs = (owner[:, None] == owner[None]) & (count >= FEWEST)[:, None] & (count >= FEWEST)[None]
+    return apart[torch.triu(pairs, diagonal=1)]
+
+
+def _copies(
+    points: Tensor, cell_of: Tensor, owner: Tensor, label: Tensor, first: int, reach: Reach
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Which cells are, for the most part, copies of what an earlier author shows; authors count from ``first``."""
+    cells = len(owner)
+    source = np.full(cells, -1, np.int64)
+    renamed = np.zeros(cells, bool)
+    whose = owner[cell_of]
+    for place in range(first + 1, int(owner.max()) + 1 if cells else 0):
+        mine = torch.where(whose == place)[0]
+        earlier = torch.where((whose < place) & (whose >= first))[0]
+        if not len(mine) or not len(earlier):
+            continue
+        distance, nearest = torch.cdist(points[mine], points[earlier]).square().min(dim=1)
+        for cell in torch.unique(cell_of[mine]).tolist():
+            here = cell_of[mine] == cell
+            copies = distance[here] < COPY * reach.core
+            if int(copies.sum()) < 2 or float(copies.float().mean()) < COPIED:
+                continue
+            origin = cell_of[earlier[nearest[here][copies]]]
+            source[cell] = int(torch.mode(owner[origin]).values)
+            renamed[cell] = bool((label[origin] != label[cell]).float().mean() > 0.5)
+    return source, renamed
+
+
+def _ramp(value: Tensor, between: tuple[float, float]) -> Tensor:
+    nothing, everything = between
+    return ((value - nothing) / (everything - nothing)).clamp(0.0, 1.0)

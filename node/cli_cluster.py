@@ -1,0 +1,63 @@
+"""``meshlore demo`` and ``meshlore cluster``: many nodes on one machine, and the report on them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .cli_command import Json, Timeout, guarded, print_json
+
+
+@guarded
+def demo(
+    seed: Annotated[int, typer.Option(help="Splits, models and training.")] = 0,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the picture.")] = Path("runs/demo"),
+    json_: Json = False,
+) -> None:
+    """Five nodes and an anchor on this machine teach each other the digits; about a minute."""
+    from .cluster import ClusterOptions, run_cluster
+
+    _finish_cluster(run_cluster(ClusterOptions(seed=seed, output=output), live=not json_), json_)
+
+
+@guarded
+def cluster(
+    nodes: Annotated[int, typer.Option(help="How many nodes.", min=1, max=64)] = 5,
+    data: Annotated[
+        str, typer.Option(help="digits, fashion-mnist, breast-cancer, wine, a folder of class folders, a CSV file.")
+    ] = "digits",
+    alpha: Annotated[float, typer.Option(help="Skew of the split (Dirichlet): small is skewed.", min=0.001)] = 0.1,
+    seed: Annotated[int, typer.Option(help="Splits, models and training.")] = 0,
+    anchor: Annotated[bool, typer.Option("--anchor/--no-anchor", help="With an anchor beside the nodes.")] = True,
+    samples: Annotated[int, typer.Option(help="Use only so many training samples; 0: all.")] = 0,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the picture.")] = Path("runs/cluster"),
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the nodes' homes in the output folder.")] = False,
+    timeout: Timeout = 3600,
+    json_: Json = False,
+) -> None:
+    """Many nodes on this machine teach each other, each in a process of its own."""
+    from .cluster import ClusterOptions, run_cluster
+
+    options = ClusterOptions(
+        nodes=nodes,
+        data=data,
+        alpha=alpha,
+        seed=seed,
+        anchor=anchor,
+        samples=samples,
+        output=output,
+        keep=keep,
+        timeout_s=timeout,
+    )
+    _finish_cluster(run_cluster(options, live=not json_), json_)
+
+
+def _finish_cluster(report: Any, as_json: bool) -> None:
+    if as_json:
+        print_json(report.to_json())
+        return
+    from .display import show_report
+
+    show_report(report)

@@ -1,0 +1,291 @@
+"""Many nodes in one process, over the in-memory transport: for studies, where sockets would only cost time.
+
+Each node is composed as the daemon composes it (`daemon.build_node`): a home, sealed packets, the actor,
+its plan and its compute lane. Only libp2p is left out. All nodes meet before the first one starts to
+learn, nobody is patient by the clock, and lanes take turns, so that the outcome does not hang on the
+speed of the machine and the CPU seconds of each node are its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import MeshloreError, StateError
+from ..knowledge import metrics
+from ..knowledge.data import Dataset
+from ..knowledge.models import logits
+from ..knowledge.sources import save_npz
+from ..knowledge.space import Space
+from ..mesh.members import HeartbeatSettings
+from ..mesh.memory import MemoryNetwork
+from ..mesh.mesh import MeshSettings
+from ..security.identity import Identity
+from ..security.membership import Credentials, Keyring, MeshRoot
+from .actor import EdgeNode
+from .daemon import build_node
+from .learner import Learner
+from .metering import CountedMesh, MeteredLane
+from .settings import Settings
+
+WrapLearner = Callable[[int, Learner], Learner]
+
+PATIENCE_S = 86_000.0
+POLL_S = 0.05
+CALM_S = 3.0
+WIRES = MeshSettings(
+    # a busy process is not a silent peer
+    heartbeat=HeartbeatSettings(interval_s=20.0, first_redial_s=0.1),
+    tick_s=0.05,
+    relay_delay_s=0.5,
+    first_exchange_s=0.1,
+    request_timeout_s=120.0,
+    fetch_timeout_s=300.0,
+    requests_per_s=1e4,
+    requests_burst=1e5,
+)
+
+
+@dataclass(frozen=True)
+class Member:
+    """One node to be. ``private`` None makes it an anchor; ``settings`` are as in the configuration file."""
+
+    name: str
+    private: Dataset | None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class NodeOutcome:
+    """What came of one node. Accuracies 0..1 on the test set; None: an anchor has no own class mix.
+
+    Attributes:
+        counts: private samples per class.
+        global_*: all classes alike; personal_*: with the node's own class mix. Before: its private data alone.
+        cpu_s: thread CPU seconds on the lane, by activity (`metering.ACTIVITIES`).
+        knowledge_bytes_published: sealed packets, each once; *_sent and *_received: each transfer.
+        bytes_*: all, with the mesh's own messages.
+    """
+
+    name: str
+    model: str
+    counts: tuple[int, ...]
+    global_before: float
+    global_after: float
+    personal_before: float | None
+    personal_after: float | None
+    cpu_s: Mapping[str, float]
+    knowledge_bytes_published: int
+    knowledge_bytes_sent: int
+    knowledge_bytes_received: int
+    bytes_sent: int
+    bytes_received: int
+
+
+@dataclass(eq=False)
+class Resident:
+    """One running node, with what is counted about it."""
+
+    member: Member
+    node: EdgeNode
+    mesh: CountedMesh
+    lane: MeteredLane
+    running: asyncio.Task[None] | None = None
+
+
+class InProcessMesh:
+    """Nodes that are all one mesh. ``async with InProcessMesh(...) as mesh: await mesh.settle(600)``.
+
+    Args:
+        members: at least one; names unlike each other.
+        folder: an empty or new folder for their homes.
+        wrap_learner: given a member's place and its learner, what learns in its place (an attacker, say).
+        parallel: how many lanes compute at once.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        members: Sequence[Member],
+        folder: Path,
+        *,
+        wrap_learner: WrapLearner = lambda _place, learner: learner,
+        parallel: int = 1,
+        wires: MeshSettings = WIRES,
+    ) -> None:
+        self.space = space
+        self.residents: list[Resident] = []
+        self._members = tuple(members)
+        self._folder = folder
+        self._wrap = wrap_learner
+        self._turns = threading.Semaphore(parallel)
+        self._wires = wires
+        self._network = MemoryNetwork()
+        self._cleanup = AsyncExitStack()
+
+    @property
+    def nodes(self) -> list[EdgeNode]:
+        return [resident.node for resident in self.residents]
+
+    async def __aenter__(self) -> InProcessMesh:
+        """Every node is built and has met all others; nobody learns before that."""
+        await self._cleanup.__aenter__()
+        try:
+            credentials = found_members(self.space, [(m.name, m.private is None) for m in self._members])
+            founder = f"/memory/{self._members[0].name}/p2p/{credentials[0].peer_id}"
+            for place, member in enumerate(self._members):
+                await self._move_in(place, member, credentials[place], [founder] if place else [])
+            await self._until(lambda: all(len(n.neighbourhood.live()) == len(self.nodes) - 1 for n in self.nodes), 120)
+            for resident in self.residents:
+                resident.running = asyncio.create_task(resident.node.run(), name=resident.member.name)
+                self._cleanup.push_async_callback(_end, resident.running)
+        except BaseException:
+            await self._cleanup.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._cleanup.aclose()
+
+    async def settle(self, timeout_s: float) -> None:
+        """Wait until nobody has anything left to learn and every packet is everywhere.
+
+        Packets that somebody refuses never arrive there; after a while of calm they are no longer waited for.
+
+        Raises:
+            StateError: not within ``timeout_s``. Exception: what a node ended with.
+        """
+        calm_since = time.monotonic()
+
+        def quiet() -> bool:
+            nonlocal calm_since
+            now = time.monotonic()
+            if not all(node.settled for node in self.nodes):
+                calm_since = now
+                return False
+            return (self._spread() and now - calm_since > 4 * POLL_S) or now - calm_since > CALM_S
+
+        await self._until(quiet, timeout_s)
+
+    def measure(self, test: Dataset) -> tuple[NodeOutcome, ...]:
+        """How good each node is by now, and what it cost.
+
+        Raises:
+            StateError: a node has learned nothing yet.
+        """
+        return tuple(self._outcome(resident, test) for resident in self.residents)
+
+    async def _move_in(self, place: int, member: Member, credentials: Credentials, bootstrap: list[str]) -> None:
+        home = self._folder / member.name
+        home.mkdir(mode=0o700, parents=True)
+        data = home / "data.npz"
+        if member.private is not None:
+            await asyncio.to_thread(save_npz, data, member.private)
+        settings = Settings.model_validate(
+            {"name": member.name, "data": str(data) if member.private is not None else "", **_patient(member.settings)}
+        )
+        lane = MeteredLane(member.name, self._turns)
+        node, _ = await asyncio.to_thread(
+            build_node, home, settings, credentials, lane=lane, wrap_learner=lambda learner: self._wrap(place, learner)
+        )
+        self._cleanup.push_async_callback(node.close)
+        await node.restore()
+        mesh = CountedMesh(node, self._network, self._wires)
+        node.neighbourhood.attach(mesh)
+        await mesh.start(bootstrap)
+        self._cleanup.push_async_callback(mesh.stop)
+        self.residents.append(Resident(member, node, mesh, lane))
+
+    def _spread(self) -> bool:
+        """Everybody has heard of the newest packet of everybody."""
+        newest = {n.credentials.peer_id: n.library.newest_number(n.credentials.peer_id) for n in self.nodes}
+        return all(n.library.newest_number(author) == number for n in self.nodes for author, number in newest.items())
+
+    async def _until(self, condition: Callable[[], bool], timeout_s: float) -> None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not condition():
+                    for resident in self.residents:
+                        if resident.running is not None and resident.running.done():
+                            resident.running.result()
+                    await asyncio.sleep(POLL_S)
+        except TimeoutError:
+            state = ", ".join(f"{r.member.name}: {type(r.node.next).__name__}" for r in self.residents)
+            raise StateError(f"the nodes did not come to rest within {timeout_s:g} s ({state})", "allow more") from None
+
+    def _outcome(self, resident: Resident, test: Dataset) -> NodeOutcome:
+        node, skills, traffic = resident.node, resident.node.skills, resident.mesh.traffic()
+        if skills is None:
+            raise StateError(f"{resident.member.name} has learned nothing yet", "let the nodes settle first")
+        before, after = (logits(m, test.images, test.space) for m in (skills.classifier_before, skills.classifier))
+        private, prior = node.learner.private, node.prior
+        own = [None if prior is None else metrics.personal_accuracy(x, test.labels, prior) for x in (before, after)]
+        return NodeOutcome(
+            resident.member.name,
+            node.learner.model,
+            () if private is None else tuple(private.counts().tolist()),
+            metrics.global_accuracy(before, test.labels),
+            metrics.global_accuracy(after, test.labels),
+            own[0],
+            own[1],
+            dict(resident.lane.cpu_s),
+            resident.mesh.published_bytes,
+            traffic.blob_bytes_sent,
+            traffic.blob_bytes_received,
+            traffic.bytes_sent,
+            traffic.bytes_received,
+        )
+
+
+def found_members(space: Space, members: Sequence[tuple[str, bool]]) -> list[Credentials]:
+    """Credentials of one new mesh for members given as (name, is an anchor), in memory only."""
+    root, charter = MeshRoot.create("in-process", space.to_map(), time.time())
+    keyring, found = Keyring.generate(), []
+    for name, anchor in members:
+        identity = Identity.generate()
+        roles = ["anchor"] if anchor else ["node", "requester"]
+        certificate = root.issue(identity.peer_id, name, roles, identity.hpke_public_key, time.time())
+        found.append(Credentials(identity, charter, certificate, keyring))
+    return found
+
+
+def run_in_process(
+    space: Space,
+    members: Sequence[Member],
+    test: Dataset,
+    *,
+    wrap_learner: WrapLearner = lambda _place, learner: learner,
+    timeout_s: float = 3600.0,
+) -> tuple[NodeOutcome, ...]:
+    """Let nodes teach each other until all have settled, and measure them: one outcome per member.
+
+    Raises:
+        StateError: they did not come to rest in time.
+    """
+
+    async def live(folder: Path) -> tuple[NodeOutcome, ...]:
+        async with InProcessMesh(space, members, folder, wrap_learner=wrap_learner) as mesh:
+            await mesh.settle(timeout_s)
+            return await asyncio.to_thread(mesh.measure, test)
+
+    with tempfile.TemporaryDirectory(prefix="meshlore-") as folder:
+        return asyncio.run(live(Path(folder)))
+
+
+def _patient(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Who waits for all others does not depend on how fast they are; what is set explicitly stays."""
+    return {**settings, "learning": {"patience_s": PATIENCE_S, **dict(settings.get("learning", {}))}}
+
+
+async def _end(running: asyncio.Task[None]) -> None:
+    running.cancel()
+    outcome = (await asyncio.gather(running, return_exceptions=True))[0]
+    if isinstance(outcome, Exception) and not isinstance(outcome, MeshloreError):
+        raise outcome
