@@ -1,0 +1,115 @@
+"""How good the drawings are of a generator that saw received knowledge only: the anchor's.
+
+Judged by an oracle trained on all real training data: how many drawings it takes for their class, how
+well a classifier does that learned from drawings alone, and the Fréchet distance (Heusel et al., 2017,
+arXiv 1706.08500) between drawings and real training images in the oracle's last hidden features.
+A generator of the same kind trained on the pooled real data stands beside it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from meshlore.knowledge import metrics
+from meshlore.knowledge.data import Dataset, concatenate
+from meshlore.knowledge.generator import FlowGenerator, fit_generator
+from meshlore.knowledge.models import build_model, logits, to_tensor
+from meshlore.knowledge.training import FitSettings, Step, fit_classifier
+from meshlore.node.in_process import InProcessMesh
+from meshlore.node.learner import default_generator_steps
+from numpy.typing import NDArray
+from torch import nn
+
+from .baselines.problem import Problem
+from .knowledge_cells import Cell, load_split, problem_of
+from .knowledge_methods import SETTLE_S, members_of
+
+ORACLE, ORACLE_STEPS = "cnn-large", {"digits": 1500, "fashion-mnist": 6000}
+DRAWN_PER_CLASS = 100
+STUDENT_STEPS = 600
+MOST_REAL = 5000
+
+
+def generation(cell: Cell, step: Step) -> dict[str, Any]:
+    """Figures of the anchor's generator, and of one trained on the pooled data."""
+    problem = problem_of(cell)
+    spent, generator = asyncio.run(_taught_generator(problem))
+    step(0.6)
+    pooled_data = concatenate(problem.clients)
+    steps = default_generator_steps(problem.space)
+    pooled = fit_generator(pooled_data.images, pooled_data.labels, problem.space, steps=steps, seed=problem.seed)
+    step(0.8)
+    oracle = oracle_of(cell)
+    ours, theirs = (judge(drawer, oracle, pooled_data, problem) for drawer in (generator, pooled))
+    return {**ours, **{f"pooled_{name}": value for name, value in theirs.items()}, "generation_cpu_s": spent}
+
+
+def judge(generator: FlowGenerator, oracle: nn.Module, real: Dataset, problem: Problem) -> dict[str, float]:
+    """Oracle class accuracy, accuracy of a classifier trained on drawings alone, Fréchet distance."""
+    labels = np.repeat(np.arange(problem.space.num_classes), DRAWN_PER_CLASS)
+    drawn = Dataset(problem.space, generator.sample(labels, seed=problem.seed), labels)
+    per_class = metrics.per_class_accuracy(logits(oracle, drawn.images, problem.space), labels)
+    fresh = build_model(problem.model, problem.space, problem.seed)
+    student = fit_classifier(fresh, drawn, steps=STUDENT_STEPS, seed=problem.seed)
+    chosen = np.random.default_rng(0).permutation(len(real))[:MOST_REAL]
+    return {
+        "oracle_accuracy": float(per_class.mean()),
+        "oracle_worst_class": float(per_class.min()),
+        "downstream": metrics.global_accuracy(problem.answer(student), problem.test.labels),
+        "frechet": frechet(features(oracle, drawn.images, drawn), features(oracle, real.images[chosen], real)),
+    }
+
+
+def frechet(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    """Between two sets of features (n, d) taken as Gaussians: ||m1 - m2||^2 + tr(C1 + C2 - 2 (C1 C2)^1/2)."""
+    first, second = np.cov(one, rowvar=False), np.cov(other, rowvar=False)
+    values, vectors = np.linalg.eigh(first)
+    root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
+    # (C1 C2)^1/2 has the trace of its symmetric twin, which singular covariances do not harm
+    shared = np.sqrt(np.linalg.eigvalsh(root @ second @ root).clip(min=0)).sum()
+    difference = one.mean(axis=0) - other.mean(axis=0)
+    return float(difference @ difference + np.trace(first) + np.trace(second) - 2 * shared)
+
+
+def features(oracle: nn.Module, images: NDArray[np.uint8], like: Dataset) -> NDArray[np.float64]:
+    """The oracle's last hidden layer, float64 (n, d)."""
+    with torch.no_grad():
+        parts = [
+            oracle.features(to_tensor(part, like.space)) for part in np.array_split(images, len(images) // 500 + 1)
+        ]
+    answer: NDArray[np.float64] = torch.cat(parts).double().numpy()
+    return answer
+
+
+def oracle_of(cell: Cell) -> nn.Module:
+    """Trained once per process on the whole training set, whatever part of it the cell uses."""
+    return _oracle(cell.dataset.removesuffix("-5000"))
+
+
+@lru_cache(maxsize=1)
+def _oracle(dataset: str) -> nn.Module:
+    train, _, _ = load_split(dataset, 0, "test")
+    settings = FitSettings(learning_rate=2e-3, batch_size=96)
+    fresh, steps = build_model(ORACLE, train.space, 0), ORACLE_STEPS[dataset]
+    return fit_classifier(fresh, train, steps=steps, seed=0, settings=settings)
+
+
+async def _taught_generator(problem: Problem) -> tuple[float, FlowGenerator]:
+    """CPU seconds and result of the anchor's generator, after a whole mesh has settled."""
+    members = members_of(problem, {}, "cnn-large")
+    # the anchor alone trains its generator in full
+    members[-1] = members_of(problem, {}, "cnn-large", generator_steps=0)[-1]
+    with tempfile.TemporaryDirectory(prefix="meshlore-") as folder:
+        async with InProcessMesh(problem.space, members, Path(folder)) as mesh:
+            await mesh.settle(SETTLE_S)
+            resident = mesh.residents[-1]
+            skills = resident.node.skills
+            if skills is None or skills.generator is None:
+                raise RuntimeError("the anchor has no generator")
+            return resident.lane.cpu_s.get("generation", 0.0), skills.generator
