@@ -27,7 +27,7 @@ FAR = 1.6  # times where most lie: nothing that a class holds lies farther out
 AGREES = 0.25, 0.55  # shares of a cell's samples that fit, for -1 and for +1
 COHERES = 0.55, 0.75  # the same among the author's own cells, for -1 and for 0: honest ones .86 and more
 INSIDE = 0.1, 0.25  # shares of a cell inside another label's core, for 0 and for -1
-ALIKE = 0.12, 0.25  # of the core: between two class means, for -1 and for 0
+ALIKE = 0.08, 0.16  # of the core: between two class means, for -1 and for 0; pullovers and shirts .16, digits .8
 CLOSE_PAIRS = 0.05  # share of an honest author's pairs of classes that are as close: from here it says nothing
 STRANGE = 0.3  # what a look that no label has speaks against a cell
 COPY = 0.12  # of the core: so near lie copies and never two authors' own samples
@@ -43,6 +43,7 @@ class Cells:
         owner: int64 (m,), places in ``authors``. label: int64 (m,). count: int64 (m,).
         says: float32 (m, a) in -1..1: what each author as a witness says of each cell; 0: nothing. About its own
             cells it speaks only against: samples that look like another of its own labels.
+        shown: bool (m, a): whether the witness shows the cell's label itself.
         copied_from: int64 (m,): the place of an author that showed most of these samples earlier, or -1.
         renamed: bool (m,): copied, and under another label than there.
     """
@@ -52,6 +53,7 @@ class Cells:
     label: NDArray[np.int64]
     count: NDArray[np.int64]
     says: NDArray[np.float32]
+    shown: NDArray[np.bool_]
     copied_from: NDArray[np.int64]
     renamed: NDArray[np.bool_]
 
@@ -81,8 +83,11 @@ def testify(authors: Mapping[str, Cloud], home: Cloud | None, reach: Reach) -> C
         if len(columns) > 1:
             says[columns, place] = _coherence(columns, away, cell_of, label, reach)[columns]
     says *= (count / FEWEST).clamp(max=1.0)[:, None]
+    shown = torch.zeros(len(owner), len(names), dtype=torch.bool)
+    for cell in torch.where(believed)[0].tolist():
+        shown[:, owner[cell]] |= label == label[cell]
     copied_from, renamed = _copies(points, cell_of, owner, label, 0 if home is None else 1, reach)
-    return Cells(names, owner.numpy(), label.numpy(), count.numpy(), says.numpy(), copied_from, renamed)
+    return Cells(names, owner.numpy(), label.numpy(), count.numpy(), says.numpy(), shown.numpy(), copied_from, renamed)
 
 
 def _cells(everybody: list[Cloud]) -> tuple[Tensor, Tensor, Tensor]:

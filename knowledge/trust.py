@@ -133,12 +133,16 @@ def _verdict(cells: Cells, place: int, trusted: NDArray[np.bool_], doubtful: boo
     """One author, given who is believed."""
     mine = np.flatnonzero(cells.owner == place)
     witnesses = trusted & (np.arange(len(trusted)) != place)
-    net = cells.says[mine][:, witnesses].sum(axis=1)
+    heard = cells.says[mine][:, witnesses]
+    # who shows the label knows better than who only finds that it looks like something else
+    known = heard.max(axis=1, initial=0.0) >= DECIDED
+    net = np.where(known[:, None] & ~cells.shown[mine][:, witnesses], 0.0, heard).sum(axis=1)
+    if doubtful:
+        net = np.zeros(len(mine))
     if cells.authors[0] == HOME:
         at_home = cells.says[mine, 0]
-        net = np.where(np.abs(at_home) >= DECIDED, at_home, 0.0 if doubtful else net)
-    elif doubtful:
-        net = np.zeros(len(mine))
+        decides = (np.abs(at_home) >= DECIDED) & (cells.shown[mine, 0] | ~known)
+        net = np.where(decides, at_home, net)
     bad = (cells.says[mine, place] <= -DECIDED) | np.isin(cells.label[mine], sorted(marks))
     net = np.where(bad, -1.0, net)
     copied = cells.copied_from[mine] >= 0

@@ -49,8 +49,11 @@ def taught_by(node, *names):
 
 
 def learned(node):
-    """Whether all that it has of others has been taught."""
-    return {entry.name for entry in node.library.of_others()} <= set(node.state.journal.taught_by)
+    """Whether all samples that it has of others have been taught, and then answers about them.
+
+    Not all answers: those that come after the last refinement wait for new samples."""
+    samples = {entry.name for entry in node.library.of_others() if isinstance(entry.packet, SamplePacket)}
+    return samples <= set(node.state.journal.taught_by) and node.state.journal.refined > 0
 
 
 async def test_classes_that_only_some_know_reach_everybody_by_name(tmp_path):
