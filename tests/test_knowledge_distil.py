@@ -148,6 +148,13 @@ def test_views_that_were_answered_are_lessons_too_and_share_the_weight_of_their_
     assert torch.equal(lessons.images[2:4], nth_view(alone.images, 1))
 
 
+def test_a_teacher_that_lies_about_the_views_alone_is_not_heard() -> None:
+    packets = {"1" * 64: ("a", packet([0] * 6, [6, 0, 0]))}
+    true, false = np.tile(np.array([9, 0, 0], np.float16), (6, 1)), np.tile(np.array([0, 9, 0], np.float16), (6, 1))
+    lie = LogitPacket(SPACE.id, ("1" * 64,), (np.concatenate([true, false, false]),))
+    assert not assemble(packets, [("c", lie)], {"a": FULL, "c": FULL}, SPACE).targets(1.0).any()
+
+
 def test_views_are_the_same_on_every_device() -> None:
     images = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
     assert torch.equal(nth_view(images, 0), images)
