@@ -35,6 +35,7 @@ from .router import Competence
 from .settings import Learning
 
 DRAWN_TO_MEASURE = 24
+MORE_PRIVATE = 3
 COMPARED_DIMENSIONS = 20
 GUARDS: Mapping[str, Guard] = {"off": everything, "filter": distinct}
 MAX_SAMPLE_BYTES = 3 * 1024 * 1024
@@ -225,7 +226,7 @@ class Learner:
         turn: int,
         step: Step,
     ) -> Taught:
-        """Learn from packets, and keep the outcome only if it is no worse at home.
+        """Learn from packets, and keep the outcome only if it is no worse at home, at the second try at the latest.
 
         Args:
             own: the node's own sample packet.
@@ -235,13 +236,17 @@ class Learner:
         lessons = self._lessons(own, foreign, verdicts, self._own_answers(classifier, own, foreign))
         if not len(lessons):
             return Taught(classifier, False, "nobody's knowledge is trusted", verdicts)
-        settings = self._distil_settings()
-        student = distil(
-            classifier, self._train, lessons, settings=settings, seed=self.seed + 1000 * (turn + 1), step=step
-        )
+        settings, seed = self._distil_settings(), self.seed + 1000 * (turn + 1)
+        student = distil(classifier, self._train, lessons, settings=settings, seed=seed, step=step)
         if self._held_out is None or not len(self._held_out):
             return Taught(student, True, "no private hold-out to judge by", verdicts)
-        decision = keep_better(classifier, student, self._held_out, self._needed_private().prior())
+        prior = self._needed_private().prior()
+        decision = keep_better(classifier, student, self._held_out, prior)
+        if not decision.kept:
+            # a hold-out is small and all of a turn is at stake: once more, with more of the private data beside
+            settings = replace(settings, private_batch=MORE_PRIVATE * settings.private_batch)
+            student = distil(classifier, self._train, lessons, settings=settings, seed=seed + 1, step=step)
+            decision = keep_better(classifier, student, self._held_out, prior)
         return Taught(student if decision.kept else classifier, decision.kept, decision.reason, verdicts)
 
     def fine_tune(

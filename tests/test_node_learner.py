@@ -1,0 +1,44 @@
+"""What one device learns from others, and when it goes back on it."""
+
+from dataclasses import replace
+
+import pytest
+from meshlore.knowledge.rollback import Decision
+from meshlore.node import learner as subject
+from meshlore.node.learner import MORE_PRIVATE, Learner
+from meshlore.node.library import Entry
+from meshlore.node.settings import Learning
+from village import SPACE, digits
+
+QUICK = Learning(samples_per_class=4, classifier_steps=20, condense_steps=5, distil_steps=5)
+
+
+@pytest.fixture
+def lesson() -> Entry:
+    author = Learner(SPACE, "node", "", digits("123"), QUICK, 1)
+    return Entry("1" * 64, "ben", "ben", 1, 0.0, author.condense(lambda _: None))
+
+
+def decisions(*kept: bool):
+    left = list(kept)
+    return lambda *_: Decision(left.pop(0), 0.9, 0.8, 1, 5, "as the test says")
+
+
+@pytest.mark.parametrize(
+    ("kept", "tries", "taught"), [((True,), 1, True), ((False, True), 2, True), ((False, False), 2, False)]
+)
+def test_what_is_worse_at_home_is_tried_once_more_with_more_private_data(monkeypatch, lesson, kept, tries, taught):
+    batches, distil = [], subject.distil
+
+    def watched(*arguments, settings, **more):
+        batches.append(settings.private_batch)
+        return distil(*arguments, settings=replace(settings, steps=2), **more)
+
+    monkeypatch.setattr(subject, "distil", watched)
+    monkeypatch.setattr(subject, "keep_better", decisions(*kept))
+    node = Learner(SPACE, "node", "", digits("01"), QUICK, 0)
+    before = node.train(lambda _: None)
+    outcome = node.distil(before, None, [lesson], {}, turn=0, step=lambda _: None)
+    assert batches == [32, 32 * MORE_PRIVATE][:tries]
+    assert outcome.kept is taught
+    assert (outcome.classifier is before) is not taught
