@@ -24,6 +24,11 @@ def no_step(fraction: float) -> None:
     """The `Step` of a caller that neither watches nor interrupts."""
 
 
+def half(step: Step, part: int) -> Step:
+    """The `Step` of the first (0) or second (1) half of a longer work."""
+    return lambda fraction: step((part + fraction) / 2)
+
+
 @dataclass(frozen=True)
 class FitSettings:
     """How `fit_classifier` learns; the defaults suit a few hundred to a few thousand samples."""

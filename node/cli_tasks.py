@@ -20,6 +20,9 @@ def classify(
     files: Annotated[list[Path], typer.Argument(help="Image files, or CSV files with a sample per row.")],
     home: Home = None,
     where: Where = "best",
+    personal: Annotated[
+        bool, typer.Option("--personal", help="For samples like this device's own; answered here.")
+    ] = False,
     timeout: Timeout = 60,
     json_: Json = False,
 ) -> None:
@@ -28,7 +31,7 @@ def classify(
     from .tasks import Classify
 
     samples = read_files(files, _space(home))
-    result = _submit(home, Classify(samples, where=where), timeout)
+    result = _submit(home, Classify(samples, where=where, head="personal" if personal else "global"), timeout)
     if json_:
         print_json(
             {

@@ -113,15 +113,13 @@ class Cycle:
                     raise Cancelled("nobody waits for the fine-tuning any more")
                 step(fraction)
 
-            return self._learner.fine_tune(
-                current.classifier, more, own, foreign, journal.standing, steps=steps, step=watched
-            )
+            return self._learner.fine_tune(current, more, own, foreign, journal.standing, steps=steps, step=watched)
 
         tuned = await self._lane.train("fine-tuning", work)
         if not tuned.kept:
             return tuned, Outcome()
         return tuned, Outcome(
-            replace(current, classifier=tuned.classifier),
+            replace(current, classifier=tuned.classifier, classifier_before=tuned.untaught),
             changes={"published": ""} if self._learner.retells else {},
             more_private=more,
         )

@@ -22,6 +22,7 @@ from ..errors import MeshloreError, StateError
 from ..knowledge import metrics
 from ..knowledge.data import Dataset
 from ..knowledge.models import logits
+from ..knowledge.personal import personal_logits
 from ..knowledge.sources import save_npz
 from ..knowledge.space import Space
 from ..mesh.members import HeartbeatSettings
@@ -225,8 +226,9 @@ class InProcessMesh:
         if skills is None:
             raise StateError(f"{resident.member.name} has learned nothing yet", "let the nodes settle first")
         before, after = (logits(m, test.images, test.space) for m in (skills.classifier_before, skills.classifier))
+        at_home = personal_logits(skills.classifier, skills.classifier_before, test.images, test.space)
         private, prior = node.learner.private, node.prior
-        own = [None if prior is None else metrics.personal_accuracy(x, test.labels, prior) for x in (before, after)]
+        own = [None if prior is None else metrics.personal_accuracy(x, test.labels, prior) for x in (before, at_home)]
         return NodeOutcome(
             resident.member.name,
             node.learner.model,

@@ -28,7 +28,7 @@ from ..knowledge.models import build_model, default_model, logits, to_tensor
 from ..knowledge.packet import LogitPacket, SamplePacket, published_counts
 from ..knowledge.rollback import hold_out, keep_better
 from ..knowledge.space import Space
-from ..knowledge.training import Step, fit_classifier
+from ..knowledge.training import Step, fit_classifier, half
 from ..knowledge.trust import Verdict, weigh
 from .library import Entry
 from .router import Competence
@@ -70,9 +70,13 @@ class Taught:
 
 @dataclass(frozen=True)
 class Tuned:
-    """What a fine-tuning came to: accuracies on the images taught, and at home (private hold-out)."""
+    """What a fine-tuning came to: accuracies on the images taught, and at home (private hold-out).
+
+    ``untaught``: what `Skills.classifier_before` becomes, as the private data have become more.
+    """
 
     classifier: nn.Module
+    untaught: nn.Module
     before: float
     after: float
     home_before: float
@@ -251,7 +255,7 @@ class Learner:
 
     def fine_tune(
         self,
-        classifier: nn.Module,
+        skills: Skills,
         more: Dataset,
         own: Entry | None,
         foreign: Sequence[Entry],
@@ -260,22 +264,27 @@ class Learner:
         step: Step,
     ) -> Tuned:
         """Go on learning with ``more`` among the private data, beside all that is trusted."""
+        classifier = skills.classifier
         private = more if self._train is None else concatenate([self._train, more])
         lessons = self._lessons(own, foreign, self.weigh(foreign, standing))
         settings = replace(self._distil_settings(), private_batch=64)
         if steps:
             settings = replace(settings, steps=steps)
+        alone = skills.classifier_before
+        untaught = fit_classifier(alone, private, steps=settings.steps, seed=self.seed, step=half(step, 0))
         if len(lessons):
-            student = distil(classifier, private, lessons, settings=settings, seed=self.seed, step=step)
+            student = distil(classifier, private, lessons, settings=settings, seed=self.seed, step=half(step, 1))
+        elif classifier is alone:
+            student = untaught
         else:
-            student = fit_classifier(classifier, private, steps=settings.steps, seed=self.seed, step=step)
+            student = fit_classifier(classifier, private, steps=settings.steps, seed=self.seed, step=half(step, 1))
         before, after = (
             metrics.accuracy(logits(model, more.images, self.space), more.labels) for model in (classifier, student)
         )
         if self._held_out is None or not len(self._held_out):
-            return Tuned(student, before, after, before, after, kept=True)
+            return Tuned(student, untaught, before, after, before, after, kept=True)
         decision = keep_better(classifier, student, self._held_out, concatenate([self._needed_private(), more]).prior())
-        return Tuned(student, before, after, decision.before, decision.after, decision.kept)
+        return Tuned(student, untaught, before, after, decision.before, decision.after, decision.kept)
 
     def fit_generator(
         self, foreign: Sequence[Entry], standing: Mapping[str, float], step: Step

@@ -29,7 +29,7 @@ from ..knowledge.packet import SamplePacket
 from ..knowledge.private import MAX_BYTES, SENSITIVITY, LowPass, Statistics, measure, private_packet
 from ..knowledge.rollback import keep_better
 from ..knowledge.space import Space
-from ..knowledge.training import Step, no_step
+from ..knowledge.training import Step, half, no_step
 from ..knowledge.trust import Verdict, weigh
 from ..security.files import read_private, write_atomic
 from ..security.ledger import Budget, Ledger, Release, noise_multiplier
@@ -145,9 +145,9 @@ class PrivateLearner(Learner):
         if not len(material):
             return Taught(classifier, False, "nobody's knowledge is trusted", verdicts)
         seed = self.seed + 1000 * (turn + 1)
-        public = self.learn_publicly(material, seed, _half(step, 0))
+        public = self.learn_publicly(material, seed, half(step, 0))
         lessons = self._lessons(own, foreign, self.weigh(foreign, standing))
-        student = distil(public, self._train, lessons, settings=self._distil_settings(), seed=seed, step=_half(step, 1))
+        student = distil(public, self._train, lessons, settings=self._distil_settings(), seed=seed, step=half(step, 1))
         if self._held_out is None or not len(self._held_out):
             return Taught(student, True, "no private hold-out to judge by", verdicts, public)
         decision = keep_better(classifier, student, self._held_out, self._needed_private().prior())
@@ -295,7 +295,3 @@ def _inner(skills: Skills) -> Skills:
 
 def _bare(model: nn.Module) -> nn.Module:
     return model.model if isinstance(model, LowPass) else model
-
-
-def _half(step: Step, part: int) -> Step:
-    return lambda fraction: step((part + fraction) / 2)

@@ -25,6 +25,7 @@ from ..errors import (
 from ..knowledge import metrics
 from ..knowledge.classes import aligned_logits, check_added, grown
 from ..knowledge.models import logits
+from ..knowledge.personal import personal_logits
 from ..knowledge.space import Space
 from .lane import Lane
 from .learner import Skills
@@ -115,6 +116,8 @@ class TaskService:
             raise Refused("fine-tuning is for this device's own user", code="role")
         if getattr(task, "version", "now") == "before":
             raise Refused("models from before the mesh are for this device's own user", code="role")
+        if getattr(task, "head", "global") == "personal":
+            raise Refused("the personal head is for this device's own user", code="role")
         if len(_split(task, self._host.space)) > 1:
             raise InvalidTask("more than one piece of work", "send it in pieces, so that others get their turn")
         if isinstance(task, Generate):
@@ -140,6 +143,11 @@ class TaskService:
             return await self._host.fine_tune(task, progress)
         if getattr(task, "version", "now") == "before" and task.where not in ("best", "here"):
             raise InvalidTask("models from before the mesh are shown to their own device only", "leave --where out")
+        if getattr(task, "head", "global") == "personal":
+            if task.where not in ("best", "here"):
+                raise InvalidTask("the personal head answers on its own device only", "leave --where out")
+            if self._host.prior is None:
+                raise InvalidTask("this node has no private data, and so no personal head", "leave --personal out")
         started = time.monotonic()
         failed: dict[str, str] = {}
         done: list[tuple[Served, dict[str, Any], Candidate]] = []
@@ -181,12 +189,17 @@ class TaskService:
     def _order(self, chunk: Served, failed: dict[str, str]) -> list[Candidate]:
         classes = [self._host.space.classes.index(chunk.label)] if isinstance(chunk, Generate) else None
         ability: Ability = "generate" if isinstance(chunk, Generate) else "classify"
-        where = "here" if getattr(chunk, "version", "now") == "before" else chunk.where
+        own = getattr(chunk, "version", "now") == "before" or getattr(chunk, "head", "global") == "personal"
+        where = "here" if own else chunk.where
         return route(ability, classes, self._host.candidates(), where=where, failed=failed)
 
     async def _perform(self, task: Served) -> dict[str, Any]:
-        skills = self._skills()
-        return await self._host.lane.serve(lambda: _compute(task, skills, self._host.space))
+        skills, prior, space = self._skills(), self._host.prior, self._host.space
+
+        def work() -> dict[str, Any]:
+            return _compute(task, skills, space) | _personal(task, skills, space, prior)
+
+        return await self._host.lane.serve(work)
 
     def _shown_skills(self) -> Skills:
         """What other members may hear of."""
@@ -218,6 +231,19 @@ def _compute(task: Served, skills: Skills, space: Space) -> dict[str, Any]:
     # the classifier may be of a moment ago, when this node knew fewer classes
     added = space.added_classes[: said.shape[1] - space.founding.num_classes]
     return {"logits": pack_array(said), "added": list(added)}
+
+
+def _personal(task: Served, skills: Skills, space: Space, prior: np.ndarray | None) -> dict[str, Any]:
+    """What the personal head says, where it is asked: for this device's own user."""
+    if prior is None or isinstance(task, Generate):
+        return {}
+    if isinstance(task, Evaluate):
+        taught = skills.classifier if task.version == "now" else skills.classifier_before
+        return {"personal": pack_array(personal_logits(taught, skills.classifier_before, task.images, space))}
+    if task.head == "global":
+        return {}
+    said = personal_logits(skills.classifier, skills.classifier_before, task.images, space)
+    return {"logits": pack_array(metrics.with_prior(said, prior[: said.shape[1]]).astype(np.float32))}
 
 
 def _check(task: Served, reply: dict[str, Any], space: Space) -> None:
@@ -270,8 +296,7 @@ def _join(task: Served, parts: Sequence[tuple[Served, dict[str, Any]]], answer: 
         return Generated(images, task.label, confidence, answer)
     # whoever answered may know classes that this node does not, in an order of its own
     space = grown(space, [name for _, part in parts for name in part["added"]])
-    answers = [(unpack_array(part["logits"], max_bytes=MAX_LOCAL_BYTES), part["added"]) for _, part in parts]
-    said = np.concatenate([aligned_logits(answer, added, space) for answer, added in answers])
+    said = _answers(parts, "logits", space)
     if isinstance(task, Classify):
         shifted = np.exp(said - said.max(axis=1, keepdims=True))
         sure_of = (shifted / shifted.sum(axis=1, keepdims=True)).max(axis=1)
@@ -279,7 +304,9 @@ def _join(task: Served, parts: Sequence[tuple[Served, dict[str, Any]]], answer: 
         return Classified(labels, tuple(float(c) for c in sure_of), answer)
     per_class = metrics.per_class_accuracy(said, task.labels)
     prior = host.prior if answer.hop == "here" and len(host.space.classes) == space.num_classes else None
-    personal = None if prior is None else metrics.personal_accuracy(said, task.labels, prior)
+    personal = None
+    if prior is not None:
+        personal = metrics.personal_accuracy(_answers(parts, "personal", space), task.labels, prior)
     return Evaluated(
         len(said),
         metrics.accuracy(said, task.labels),
@@ -288,6 +315,12 @@ def _join(task: Served, parts: Sequence[tuple[Served, dict[str, Any]]], answer: 
         {space.classes[i]: float(value) for i, value in enumerate(per_class) if not np.isnan(value)},
         answer,
     )
+
+
+def _answers(parts: Sequence[tuple[Served, dict[str, Any]]], name: str, space: Space) -> np.ndarray:
+    """The logits of all parts, float32 (n, classes)."""
+    said = [(unpack_array(part[name], max_bytes=MAX_LOCAL_BYTES), part["added"]) for _, part in parts]
+    return np.concatenate([aligned_logits(answer, added, space) for answer, added in said])
 
 
 def _answer(candidates: Sequence[Candidate], took_s: float, tried: list[str]) -> Answer:

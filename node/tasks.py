@@ -22,6 +22,7 @@ MAX_GENERATED = 4096
 MAX_STEPS = 100_000
 CHUNK_BYTES = 512 * 1024
 Version = Literal["now", "before"]
+Head = Literal["global", "personal"]
 Where = str
 """``"best"``: the node that competences say is best; ``"here"``: this device only; else a node's name."""
 
@@ -33,10 +34,13 @@ class Classify:
     Attributes:
         images: uint8 levels (n, channels, height, width); `meshlore.connect().submit` also takes paths,
             PIL images, and arrays (n, height, width[, channels]) of uint8 0..255 or floats 0..1.
+        head: ``"personal"``: for samples like this device's own. It is asked what it learned alone as well, and
+            its own class mix is made use of; no other node can.
     """
 
     images: Any
     where: Where = "best"
+    head: Head = "global"
     kind: Literal["classify"] = field(default="classify", init=False)
 
 
@@ -162,7 +166,7 @@ def to_map(task: Task) -> dict[str, Any]:
     """The task as plain values; ``images`` must be an array of levels, ``labels`` class indices."""
     match task:
         case Classify():
-            return {"kind": task.kind, "where": task.where, "images": pack_array(task.images)}
+            return {"kind": task.kind, "where": task.where, "images": pack_array(task.images), "head": task.head}
         case Generate():
             return {
                 "kind": task.kind,
@@ -224,7 +228,7 @@ def result_from_map(value: dict[str, Any], *, took_s: float) -> Result:
 
 
 _FIELDS: dict[str, dict[str, type]] = {
-    "classify": {"kind": str, "where": str, "images": dict},
+    "classify": {"kind": str, "where": str, "images": dict, "head": str},
     "generate": {"kind": str, "where": str, "label": str, "n": int, "seed": int, "version": str},
     "evaluate": {"kind": str, "where": str, "images": dict, "labels": dict, "version": str},
     "fine-tune": {"kind": str, "images": dict, "labels": dict, "steps": int},
@@ -246,7 +250,7 @@ def from_map(value: Any, space: Space, *, max_bytes: int) -> Task:
             return _generate(fields, space)
         images = _images(fields["images"], space, max_bytes)
         if kind == "classify":
-            return Classify(images, where=fields["where"])
+            return Classify(images, where=fields["where"], head=_head(fields["head"]))
         labels = unpack_array(fields["labels"], dtypes=("int64",), max_bytes=8 * MAX_IMAGES)
         if labels.shape != (len(images),) or not ((labels >= 0) & (labels < len(space.classes))).all():
             raise InvalidTask("the labels do not fit the images", "one known class per image")
@@ -295,3 +299,11 @@ def _version(value: str) -> Version:
     if value == "now":
         return "now"
     raise InvalidTask(f"version {value[:20]!r}", "'now' or 'before'")
+
+
+def _head(value: str) -> Head:
+    if value == "personal":
+        return "personal"
+    if value == "global":
+        return "global"
+    raise InvalidTask(f"head {value[:20]!r}", "'global' or 'personal'")

@@ -208,6 +208,7 @@ async def test_generated_images_are_of_the_class_and_every_piece_has_a_seed_of_i
 
 async def test_an_evaluation_says_all_four_shares(host):
     host.prior = np.array([0.25, 0.75])
+    host.skills = replace(host.skills, classifier_before=host.skills.classifier)
     images, labels = np.stack([DARK, BRIGHT, BRIGHT, DARK]), [0, 1, 1, 1]
     result, _ = await submit(host, Evaluate(images, labels))
     assert (result.images, result.accuracy) == (4, 0.75)
@@ -226,6 +227,20 @@ async def test_before_is_the_classifier_as_it_was_here_and_is_shown_to_nobody_el
         await TaskService(host).serve(to_map(Generate("a", version="before")))
     with pytest.raises(NoCapableNode, match="no generator yet"):
         await submit(host, Generate("a", version="before"))
+
+
+async def test_the_personal_head_knows_the_own_class_mix_and_is_for_this_devices_user(host, served):
+    host.peers["ben"] = (0.9, served)
+    with pytest.raises(InvalidTask, match="no personal head"):
+        await submit(host, Classify(IMAGES, head="personal"))
+    host.prior = np.array([0.9, 0.1])  # what the mesh taught and what it knew alone disagree: the mix decides
+    result, _ = await submit(host, Classify(IMAGES, head="personal"))
+    assert (result.labels, result.answer.node) == (("a", "a", "a"), "home")
+    assert (await submit(host, Evaluate(IMAGES, [0, 0, 0])))[0].personal == 1.0
+    with pytest.raises(InvalidTask, match="its own device only"):
+        await submit(host, Classify(IMAGES, head="personal", where="ben"))
+    with pytest.raises(Refused, match="this device's own user"):
+        await TaskService(host).serve(to_map(Classify(IMAGES, head="personal")))
 
 
 async def test_where_names_the_node_that_answers_or_nobody_does(host, served):

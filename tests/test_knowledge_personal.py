@@ -1,0 +1,43 @@
+"""The personal head: the mean of what the mesh taught and of what the private data taught."""
+
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from meshlore.knowledge.personal import mixed, personal_logits
+from meshlore.knowledge.space import Space
+
+SPACE = Space((1, 8, 8), ("a", "b"), levels=17)
+IMAGES = np.zeros((3, 1, 8, 8), np.uint8)
+LOGITS = arrays(np.float32, (4, 3), elements=st.floats(-50, 50, width=32))
+
+
+class Says(torch.nn.Module):
+    def __init__(self, *logits: float) -> None:
+        super().__init__()
+        self.logits = torch.tensor(logits)
+
+    def forward(self, images):
+        return self.logits.expand(len(images), -1)
+
+
+def test_who_is_sure_outvotes_who_is_not():
+    unsure, sure = Says(0.2, 0.0), Says(0.0, 4.0)
+    assert (personal_logits(unsure, sure, IMAGES, SPACE).argmax(axis=1) == 1).all()
+    assert (personal_logits(sure, unsure, IMAGES, SPACE).argmax(axis=1) == 1).all()
+
+
+def test_a_device_that_nobody_taught_says_what_it_says():
+    alone = Says(0.5, -0.5)
+    assert (personal_logits(alone, alone, IMAGES, SPACE) == np.array([0.5, -0.5], np.float32)).all()
+
+
+@given(LOGITS, LOGITS)
+def test_the_mixture_is_a_distribution_between_both(first, second):
+    probabilities = np.exp(mixed(first, second).astype(np.float64))
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-4)
+    both = [np.exp(x - x.max(axis=1, keepdims=True)) for x in (first.astype(np.float64), second.astype(np.float64))]
+    shares = [x / x.sum(axis=1, keepdims=True) for x in both]
+    assert (probabilities <= np.maximum(*shares) + 1e-4).all()
+    assert (probabilities >= np.minimum(*shares) - 1e-4).all()
