@@ -4,7 +4,8 @@ A *cell* is what one author shows under one label; a *witness* is an author (or 
 cells of its own. A witness that shows the label speaks for a cell whose samples look more like that label than like
 any other of its labels, and else against it. A witness that does not show the label speaks only against: when the
 cell looks just like another label of its own. How telling that is depends on the space: where honest authors have
-classes as close to each other as that (pullovers and coats), it says little.
+classes as close to each other as that (pullovers and coats), it says little. Few samples mislead: an accusation is
+heard as far as others bear it out, both those whose samples the witness confirms and those that the accused does.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ HOME = ""
 
 CLEARLY = 0.2  # of the core: by so much nearer must another label be to speak against
 FAR = 1.6  # times where most lie: nothing that a class holds lies farther out
+SECONDS = 0.5  # how much a witness must speak for a cell to have it as its second
 AGREES = 0.25, 0.55  # shares of a cell's samples that fit, for -1 and for +1
 COHERES = 0.55, 0.75  # the same among the author's own cells, for -1 and for 0: honest ones .86 and more
 INSIDE = 0.1, 0.25  # shares of a cell inside another label's core, for 0 and for -1
@@ -69,13 +71,21 @@ def testify(authors: Mapping[str, Cloud], home: Cloud | None, reach: Reach) -> C
     # the mean of few points lies off the truth by about spread / count
     away = torch.cdist(points, means).square() - (reach.core / count)[None]
     apart = torch.cdist(means, means).square() - reach.core / count[:, None] - reach.core / count[None]
-    close = _closeness(apart, owner, count)
-    says = torch.zeros(len(owner), len(names))
     believed = count >= FEWEST
+    says = torch.zeros(len(owner), len(names))
+    shows = torch.zeros(len(owner), len(names), dtype=torch.bool)
+    nearest = torch.full((len(owner), len(names)), -1)
     for witness in range(len(names)):
         columns = torch.where((owner == witness) & believed)[0]
         if len(columns):
-            says[:, witness] = _one_witness(columns, away, apart, cell_of, label, close, reach)
+            says[:, witness] = _about_shown(columns, away, cell_of, label, reach)
+            shows[:, witness] = (label[columns][None] == label[:, None]).any(dim=1)
+            nearest[:, witness] = columns[apart[:, columns].argmin(dim=1)]
+    seconds = _seconds((says > SECONDS) & shows, owner, label, count)
+    alike = _alike(away, apart, cell_of, _closeness(apart, owner, count), reach)
+    accused = torch.minimum(alike, seconds @ alike @ seconds.T)
+    against = torch.where(nearest >= 0, -accused.gather(1, nearest.clamp(min=0)), 0.0)
+    says = torch.where(shows, says, against)
     for cell, place in enumerate(owner.tolist()):
         says[cell, place] = 0.0
     for place in range(0 if home is None else 1, len(names)):
@@ -83,11 +93,8 @@ def testify(authors: Mapping[str, Cloud], home: Cloud | None, reach: Reach) -> C
         if len(columns) > 1:
             says[columns, place] = _coherence(columns, away, cell_of, label, reach)[columns]
     says *= (count / FEWEST).clamp(max=1.0)[:, None]
-    shown = torch.zeros(len(owner), len(names), dtype=torch.bool)
-    for cell in torch.where(believed)[0].tolist():
-        shown[:, owner[cell]] |= label == label[cell]
     copied_from, renamed = _copies(points, cell_of, owner, label, 0 if home is None else 1, reach)
-    return Cells(names, owner.numpy(), label.numpy(), count.numpy(), says.numpy(), shown.numpy(), copied_from, renamed)
+    return Cells(names, owner.numpy(), label.numpy(), count.numpy(), says.numpy(), shows.numpy(), copied_from, renamed)
 
 
 def _cells(everybody: list[Cloud]) -> tuple[Tensor, Tensor, Tensor]:
@@ -103,10 +110,26 @@ def _cells(everybody: list[Cloud]) -> tuple[Tensor, Tensor, Tensor]:
     return torch.cat(cell_of), torch.cat(owner), torch.cat(label)
 
 
-def _one_witness(
-    columns: Tensor, away: Tensor, apart: Tensor, cell_of: Tensor, label: Tensor, close: Tensor, reach: Reach
-) -> Tensor:
-    """What one witness, whose cells are ``columns``, says of all cells: float32 (m,)."""
+def _alike(away: Tensor, apart: Tensor, cell_of: Tensor, close: Tensor, reach: Reach) -> Tensor:
+    """How telling it is that each cell looks just like each other one, float32 (m, m) in 0..1."""
+    cells = len(apart)
+    total = torch.bincount(cell_of, minlength=cells)
+    inside = torch.zeros(cells, cells).index_add(0, cell_of, (away < reach.core).float()) / total[:, None]
+    usual = torch.searchsorted(close.sort().values, apart, right=True) / max(1, len(close))
+    telling = (1 - usual / CLOSE_PAIRS).clamp(min=0) * (1 - _ramp(apart / reach.core, ALIKE))
+    return _ramp(inside, INSIDE) * telling
+
+
+def _seconds(confirms: Tensor, owner: Tensor, label: Tensor, count: Tensor) -> Tensor:
+    """For each cell, itself and those of its label that its owner confirms, float32 (m, m); rows sum to 1."""
+    stands_beside = confirms[:, owner].T & (label[:, None] == label[None])
+    stands_beside.fill_diagonal_(True)
+    weight = stands_beside * count.float()
+    return weight / weight.sum(dim=1, keepdim=True)
+
+
+def _about_shown(columns: Tensor, away: Tensor, cell_of: Tensor, label: Tensor, reach: Reach) -> Tensor:
+    """What one witness, whose cells are ``columns``, says of cells whose labels it shows, float32 (m,)."""
     own, other = _own_and_other(columns, away, cell_of, label)
     taken_for_another = other < torch.minimum(own - CLEARLY * reach.core, torch.tensor(FAR * reach.most))
     strange = (own > FAR * reach.most) & ~taken_for_another
@@ -114,13 +137,7 @@ def _one_witness(
     speaks_for = 2 * _ramp(agree, AGREES) - 1
     # an unheard-of look under a known label takes nothing from anybody: a doubt, no dispute
     odd = _share(strange, cell_of, len(label)) > _share(taken_for_another, cell_of, len(label))
-    speaks_for = torch.where(odd, speaks_for.clamp(min=-STRANGE), speaks_for)
-    nearest = torch.where(label[columns][None] == label[:, None], torch.inf, apart[:, columns]).min(dim=1).values
-    usual = (close[None] <= nearest[:, None]).float().mean(dim=1) if len(close) else torch.zeros(len(label))
-    telling = (1 - usual / CLOSE_PAIRS).clamp(min=0) * (1 - _ramp(nearest / reach.core, ALIKE))
-    speaks_against = -_ramp(_share(other < reach.core, cell_of, len(label)), INSIDE) * telling
-    shows = (label[columns][None] == label[:, None]).any(dim=1)
-    return torch.where(shows, speaks_for, speaks_against)
+    return torch.where(odd, speaks_for.clamp(min=-STRANGE), speaks_for)
 
 
 def _coherence(columns: Tensor, away: Tensor, cell_of: Tensor, label: Tensor, reach: Reach) -> Tensor:

@@ -10,10 +10,12 @@ import pytest
 import torch
 from meshlore.knowledge.condense import CondenseSettings, condense
 from meshlore.knowledge.data import Dataset
+from meshlore.knowledge.evidence import Cloud, Reach
 from meshlore.knowledge.packet import LogitPacket, SamplePacket
 from meshlore.knowledge.partition import partition_dirichlet
 from meshlore.knowledge.rollback import decide, hold_out
 from meshlore.knowledge.sources import load
+from meshlore.knowledge.testimony import testify
 from meshlore.knowledge.trust import Packets, Verdict, weigh
 
 torch.set_num_threads(1)  # as the compute lane does; more threads are slower on images this small
@@ -190,3 +192,25 @@ def test_an_author_that_mislabels_one_class_loses_that_class_only() -> None:
     assert verdicts["1"].refuted == {3, 8}
     assert all(verdicts[author].refuted == frozenset() for author in ("2", "3"))
     assert all(verdict.weight > 0.9 for verdict in verdicts.values())
+
+
+def test_few_samples_that_mislead_accuse_nobody_whom_more_of_their_kind_do_not():
+    random = torch.Generator().manual_seed(3)
+
+    def around(*centre: float, count: int = 50) -> torch.Tensor:
+        return torch.randn(count, 40, generator=random) + torch.tensor([*centre, *[0.0] * (40 - len(centre))])
+
+    def cloud(**shown: torch.Tensor) -> Cloud:
+        names = {"coat": 0, "shirt": 1, "boot": 2}
+        labels = [torch.full((len(points),), names[name]) for name, points in shown.items()]
+        return Cloud(torch.cat(list(shown.values())), torch.cat(labels))
+
+    few = around(3.5, count=12)
+    few = few - few.mean(dim=0)  # as it happens, these shirts look like coats
+    sure = {"a": cloud(coat=around(0.0), boot=around(9, 9)), "b": cloud(shirt=few, boot=around(9, 9))}
+    heard = testify(sure, None, Reach(40.0, 60.0))
+    coats = (heard.owner == 0) & (heard.label == 0)
+    assert heard.says[coats, 1] == -1.0
+    more = sure | {"c": cloud(shirt=around(3.5), boot=around(9, 9))}
+    heard = testify(more, None, Reach(40.0, 60.0))
+    assert heard.says[(heard.owner == 0) & (heard.label == 0), 1] > -0.3
