@@ -7,61 +7,35 @@ start from a Gaussian in a local PCA space, never from private images, and near-
 
 from __future__ import annotations
 
-import math
-import zlib
 from dataclasses import dataclass, field, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from .augment import Views, same_view
 from .basis import principal_components
-from .copies import Guard, distinct
 from .data import Dataset
 from .features import features, moments, random_network
-from .models import to_images, to_tensor
-from .packet import MAX_IMAGE_BYTES, MAX_LOGIT_BYTES, MAX_SAMPLES
+from .models import to_tensor
+from .resuming import Checkpoint, Optimisation, turns
+from .selection import Quota, Samples, SampleSettings, select
 from .space import Space
 from .training import Step, cosine, no_step
 
 SPARE = 1.3  # made per sample wanted, because the copy filter drops some
 CLASSES_AT_ONCE = 16
-FEWEST_EVER = 3
 
 
 @dataclass(frozen=True)
-class Samples:
-    """Synthetic images uint8 (n, c, h, w) in 0..levels-1 and their labels int64 (n,), sorted by class."""
+class CondenseSettings(SampleSettings):
+    """How much is made of how much (`SampleSettings`), and how long it is improved."""
 
-    images: np.ndarray
-    labels: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-@dataclass(frozen=True)
-class CondenseSettings:
-    """How much is made of how much.
-
-    ``per_class`` is an upper bound; a class gives at most half as many samples as it has private images
-    (but three), and none below ``class_minimum`` images; where all classes are that small, those of three images
-    or more are used. ``size_limit_bytes`` bounds the images, compressed with zlib. Many classes share what one
-    packet holds. ``guard`` says which of the samples made may leave the device.
-    """
-
-    per_class: int = 40
-    class_minimum: int = 10
-    size_limit_bytes: int | None = None
     iterations: int = 50
     learning_rate: float = 0.1
     width: int = 32
     real_per_class: int = 64
     spread_weight: float = 0.5
-    dimensions: int = 20
     views: Views = field(default_factory=Views)
-    guard: Guard = distinct
 
     @classmethod
     def for_space(cls, space: Space) -> CondenseSettings:
@@ -72,24 +46,25 @@ class CondenseSettings:
         return cls(per_class=50, iterations=120, dimensions=32, views=views)
 
 
-def condense(data: Dataset, *, settings: CondenseSettings | None = None, seed: int, step: Step = no_step) -> Samples:
+def condense(
+    data: Dataset,
+    *,
+    settings: CondenseSettings | None = None,
+    seed: int,
+    step: Step = no_step,
+    checkpoint: Checkpoint | None = None,
+) -> Samples:
     """Condense private data; empty when no class has enough images. Deterministic given the seed."""
     settings = settings or CondenseSettings.for_space(data.space)
     random = torch.Generator().manual_seed(seed)
     real, labels = to_tensor(data.images, data.space), torch.from_numpy(data.labels).long()
-    counts = torch.bincount(labels, minlength=len(data.space.classes))
-    quota = _quotas(counts, settings)
-    if not quota:
-        return _nothing(data.space)
-    quota = _shrunk(quota, _most_in_a_packet(data.space), counts)
-    start, wanted = gaussian_start(real, labels, _spare(quota), settings.dimensions, random)
-    if settings.size_limit_bytes is not None:
-        each = _compressed(to_images(start, data.space)) / len(start)
-        quota = _shrunk(quota, int(settings.size_limit_bytes / each), counts)
-        keep = _first(wanted, _spare(quota))
-        start, wanted = start[keep], wanted[keep]
-    made = _match(real, labels, start, wanted, settings, random, step)
-    return _publishable(made, wanted, real, labels, quota, data.space, settings)
+    return select(
+        data,
+        settings,
+        lambda quota: gaussian_start(real, labels, quota, settings.dimensions, random),
+        improve=lambda start, wanted: _match(real, labels, start, wanted, settings, random, step, checkpoint),
+        spare=SPARE,
+    )
 
 
 def gaussian(data: Dataset, *, settings: CondenseSettings | None = None, seed: int) -> Samples:
@@ -99,7 +74,7 @@ def gaussian(data: Dataset, *, settings: CondenseSettings | None = None, seed: i
 
 
 def gaussian_start(
-    real: Tensor, labels: Tensor, quota: dict[int, int], dimensions: int, random: torch.Generator
+    real: Tensor, labels: Tensor, quota: Quota, dimensions: int, random: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Draw ``quota[label]`` images of each class from a shrunk Gaussian in the PCA space of ``real``.
 
@@ -133,12 +108,14 @@ def _match(
     settings: CondenseSettings,
     random: torch.Generator,
     step: Step,
+    checkpoint: Checkpoint | None,
 ) -> Tensor:
     """Move the start images until random features of each class have the private mean and spread."""
     made = start.clone().requires_grad_(True)
     adam = torch.optim.Adam([made], lr=settings.learning_rate, betas=(0.7, 0.99))
     members = {label: torch.where(labels == label)[0] for label in sorted(set(wanted.tolist()))}
-    for iteration in range(settings.iterations):
+    moved = Optimisation([made], adam, random)
+    for iteration in turns(settings.iterations, moved, checkpoint, real, labels, wanted, repr(settings)):
         progress = iteration / settings.iterations
         adam.param_groups[0]["lr"] = cosine(progress, settings.learning_rate, floor=0.1)
         chosen = sorted(members)
@@ -173,77 +150,5 @@ def _match(
     return made.detach()
 
 
-def _publishable(
-    made: Tensor,
-    wanted: Tensor,
-    real: Tensor,
-    labels: Tensor,
-    quota: dict[int, int],
-    space: Space,
-    settings: CondenseSettings,
-) -> Samples:
-    images = to_images(made, space)
-    kept = settings.guard(real, labels, to_tensor(images, space), wanted, settings.dimensions)
-    size_limit_bytes = settings.size_limit_bytes
-    images, wanted = images[kept.numpy()], wanted[kept]
-    first = _first(wanted, quota).numpy()
-    images, final = images[first], wanted.numpy()[first]
-    while size_limit_bytes is not None and len(images) and _compressed(images) > size_limit_bytes:
-        excess = math.ceil(len(images) * (1 - size_limit_bytes / _compressed(images)))
-        for _ in range(max(1, excess)):
-            fullest = np.bincount(final).argmax()
-            last = np.flatnonzero(final == fullest)[-1]
-            images, final = np.delete(images, last, axis=0), np.delete(final, last)
-    return Samples(images, final)
-
-
-def _quotas(counts: Tensor, settings: CondenseSettings) -> dict[int, int]:
-    minimum = settings.class_minimum if int(counts.max()) >= settings.class_minimum else FEWEST_EVER
-    return {
-        label: min(settings.per_class, max(3, count // 2))
-        for label, count in enumerate(counts.tolist())
-        if count >= minimum
-    }
-
-
-def _most_in_a_packet(space: Space) -> int:
-    """Samples of which the images, and everybody's float16 answers, fit one packet."""
-    answer_bytes = 2 * space.num_classes
-    return min(MAX_SAMPLES, MAX_IMAGE_BYTES // math.prod(space.shape), MAX_LOGIT_BYTES // answer_bytes)
-
-
-def _shrunk(quota: dict[int, int], total: int, counts: Tensor) -> dict[int, int]:
-    """The quotas with the highest common ceiling under which their sum fits ``total``.
-
-    Where not even one sample per class fits, the classes with most private images give one each.
-    """
-    for ceiling in range(max(quota.values()), 1, -1):
-        lowered = {label: min(ceiling, count) for label, count in quota.items()}
-        if sum(lowered.values()) <= total:
-            return lowered
-    largest = sorted(quota, key=lambda label: (-int(counts[label]), label))[: max(1, total)]
-    return dict.fromkeys(largest, 1)
-
-
-def _spare(quota: dict[int, int]) -> dict[int, int]:
-    return {label: math.ceil(count * SPARE) for label, count in quota.items()}
-
-
-def _first(labels: Tensor, quota: dict[int, int]) -> Tensor:
-    """Mask of the first ``quota[label]`` samples of each class."""
-    kept = torch.zeros(len(labels), dtype=torch.bool)
-    for label, count in quota.items():
-        kept[torch.where(labels == label)[0][:count]] = True
-    return kept
-
-
 def _covariance(centred: Tensor) -> Tensor:
     return centred.T @ centred / max(1, len(centred))
-
-
-def _compressed(images: np.ndarray) -> int:
-    return len(zlib.compress(images.tobytes(), 9))
-
-
-def _nothing(space: Space) -> Samples:
-    return Samples(np.zeros((0, *space.shape), np.uint8), np.zeros(0, np.int64))

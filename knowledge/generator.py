@@ -1,17 +1,14 @@
-"""A class-conditional generator small enough for a phone: rectified flow over principal components.
+"""A class-conditional generator small enough for a phone: rectified flow over principal components, or over pixels.
 
-A residual MLP learns the velocity from noise to image codes (Liu et al., ICLR 2023), with
-classifier-free guidance (arXiv 2207.12598); diffusers' flow-matching Euler scheduler integrates it.
+A network learns the velocity from noise to image codes (Liu et al., ICLR 2023), with classifier-free
+guidance (arXiv 2207.12598); diffusers' flow-matching Euler scheduler integrates it.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,63 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import ModelError
-from .basis import principal_components
+from .flow import Codec, FlowSettings, Velocity, build_velocity, from_diffusers
 from .models import to_images, to_tensor
+from .resuming import Checkpoint, Optimisation, turns
 from .space import Space
 from .training import Step, cosine, no_step
 
 DRAWN_AT_ONCE = 512
-_IMPORTING = threading.Lock()
-
-
-@dataclass(frozen=True)
-class FlowSettings:
-    """Sizes and training of the flow. ``flatten`` is the power of the standard deviation taken out of each code."""
-
-    dimensions: int = 32
-    width: int = 128
-    depth: int = 3
-    flatten: float = 0.5
-    batch_size: int = 64
-    learning_rate: float = 2e-3
-    averaging: float = 0.995
-    unconditional: float = 0.1
-
-    @classmethod
-    def for_space(cls, space: Space) -> FlowSettings:
-        if space.is_small:
-            return cls()
-        return cls(dimensions=64 if space.channels == 1 else 96, width=192, flatten=1.0)
-
-
-class Velocity(nn.Module):
-    """(n, d) noisy codes, (n,) times in 0..1 and (n,) labels -> (n, d) velocity; label k means "any class"."""
-
-    def __init__(self, dimensions: int, classes: int, width: int, depth: int) -> None:
-        super().__init__()
-        self.label = nn.Embedding(classes + 1, width)
-        self.time = nn.Sequential(nn.Linear(64, width), nn.SiLU(), nn.Linear(width, width))
-        self.enter = nn.Linear(dimensions, width)
-        self.modulate = nn.ModuleList(nn.Linear(width, 3 * width) for _ in range(depth))
-        self.widen = nn.ModuleList(nn.Linear(width, 2 * width) for _ in range(depth))
-        self.narrow = nn.ModuleList(nn.Linear(2 * width, width) for _ in range(depth))
-        self.leave = nn.Linear(width, dimensions)
-        self.register_buffer("frequencies", torch.exp(-math.log(1000) * torch.arange(32) / 32), persistent=False)
-        for silent in [self.leave, *self.modulate]:
-            nn.init.zeros_(silent.weight)
-            nn.init.zeros_(silent.bias)
-
-    def forward(self, codes: Tensor, time: Tensor, labels: Tensor) -> Tensor:
-        angles = 1000 * time[:, None] * self.frequencies[None]  # type: ignore[index]
-        condition = F.silu(self.time(torch.cat([angles.sin(), angles.cos()], dim=1)) + self.label(labels))
-        hidden = self.enter(codes)
-        width = hidden.shape[-1]
-        for modulate, widen, narrow in zip(self.modulate, self.widen, self.narrow, strict=True):
-            scale, shift, gate = modulate(condition).chunk(3, dim=1)
-            inner = F.layer_norm(hidden, (width,)) * (1 + scale) + shift
-            hidden = hidden + (1 + gate) * narrow(F.silu(widen(inner)))
-        velocity: Tensor = self.leave(F.layer_norm(hidden, (width,)))
-        return velocity
 
 
 class FlowGenerator:
@@ -114,9 +61,9 @@ class FlowGenerator:
 
     def _draw(self, labels: Tensor, steps: int, guidance: float, random: torch.Generator) -> Tensor:
         anything = torch.full_like(labels, len(self.space.classes))
-        scheduler = _scheduler_class()(num_train_timesteps=1000, shift=1.0)
+        scheduler = from_diffusers("FlowMatchEulerDiscreteScheduler")(num_train_timesteps=1000, shift=1.0)
         scheduler.set_timesteps(sigmas=np.linspace(1, 1 / steps, steps).tolist())
-        codes = torch.randn(len(labels), self.codec.directions.shape[1], generator=random)
+        codes = torch.randn(len(labels), len(self.codec), generator=random)
         for moment in scheduler.timesteps:
             time = torch.full((2 * len(labels),), float(moment) / 1000)
             both = self.net(torch.cat([codes, codes]), time, torch.cat([labels, anything]))
@@ -127,20 +74,21 @@ class FlowGenerator:
     def state(self) -> dict[str, Tensor]:
         """Everything that `from_state` needs, fit for safetensors."""
         tensors = {f"net.{name}": value.clone() for name, value in self.net.state_dict().items()}
+        if self.codec.directions is not None:
+            tensors["codec.directions"] = self.codec.directions.clone()
         return tensors | {
             "codec.mean": self.codec.mean.clone(),
-            "codec.directions": self.codec.directions.clone(),
             "codec.scale": self.codec.scale.clone(),
             "seen": self.seen.to(torch.uint8),
         }
 
     def grown(self, space: Space) -> FlowGenerator:
         """The same generator in a space with more classes, none of which it has seen."""
-        net = _build(self.codec, space, self.settings)
+        net = build_velocity(self.codec, space, self.settings)
         state = self.net.state_dict()
-        known, anything = state["label.weight"][:-1], state["label.weight"][-1:]
+        known, anything = state[net.LABELS][:-1], state[net.LABELS][-1:]
         more = space.num_classes - len(known)
-        state["label.weight"] = torch.cat([known, anything.expand(more + 1, -1)])
+        state[net.LABELS] = torch.cat([known, anything.expand(more + 1, -1)])
         net.load_state_dict(state)
         seen = torch.cat([self.seen, torch.zeros(more, dtype=torch.bool)])
         return FlowGenerator(space, self.settings, net.eval(), self.codec, seen)
@@ -154,10 +102,11 @@ class FlowGenerator:
         Raises:
             ModelError: the tensors are not of such a generator.
         """
-        settings = settings or FlowSettings.for_space(space)
+        # a network of pixels has no principal components
+        settings = settings or FlowSettings.for_space(space, "mlp" if "codec.directions" in state else "unet")
         try:
-            codec = Codec(state["codec.mean"], state["codec.directions"], state["codec.scale"])
-            net = _build(codec, space, settings)
+            codec = Codec(state["codec.mean"], state.get("codec.directions"), state["codec.scale"])
+            net = build_velocity(codec, space, settings)
             net.load_state_dict({name[4:]: value for name, value in state.items() if name.startswith("net.")})
             seen = state["seen"].bool()
             if codec.mean.shape != (math.prod(space.shape),) or seen.shape != (len(space.classes),):
@@ -170,31 +119,6 @@ class FlowGenerator:
         return cls(space, settings, net.eval(), codec, seen)
 
 
-@dataclass(frozen=True)
-class Codec:
-    """Image <-> scaled principal components. mean (p,), directions (p, d), scale (d,)."""
-
-    mean: Tensor
-    directions: Tensor
-    scale: Tensor
-
-    def encode(self, flat: Tensor) -> Tensor:
-        return (flat - self.mean) @ self.directions / self.scale
-
-    def decode(self, codes: Tensor) -> Tensor:
-        return (codes * self.scale) @ self.directions.T + self.mean
-
-    @classmethod
-    def fit(cls, flat: Tensor, weights: Tensor, settings: FlowSettings) -> Codec:
-        share = weights / weights.sum()
-        mean = share @ flat
-        centred = flat - mean
-        directions, variance = principal_components(centred * (share[:, None] * len(flat)).sqrt(), settings.dimensions)
-        scale = (variance.sqrt() + 0.02) ** settings.flatten
-        codes = centred @ directions / scale
-        return cls(mean, directions, scale * (share @ codes.square()).mean().sqrt().clamp(min=1e-3))
-
-
 def fit_generator(
     images: np.ndarray,
     labels: np.ndarray,
@@ -205,6 +129,7 @@ def fit_generator(
     steps: int = 300,
     seed: int,
     step: Step = no_step,
+    checkpoint: Checkpoint | None = None,
 ) -> FlowGenerator:
     """Train a generator on own data, or on own data together with received samples.
 
@@ -223,8 +148,8 @@ def fit_generator(
     chance = trust * counts[truth].clamp(min=1).float() ** -0.5
     codec = Codec.fit(flat, chance, settings)
     codes = codec.encode(flat)
-    net = _build(codec, space, settings, seed)
-    average = _train(net, codes, truth, chance, settings, steps, len(space.classes), random, step)
+    net = build_velocity(codec, space, settings, seed)
+    average = _train(net, codes, truth, chance, settings, steps, random, step, checkpoint)
     return FlowGenerator(space, settings, average.eval(), codec, counts > 0)
 
 
@@ -235,9 +160,9 @@ def _train(
     chance: Tensor,
     settings: FlowSettings,
     steps: int,
-    anything: int,
     random: torch.Generator,
     step: Step,
+    checkpoint: Checkpoint | None,
 ) -> Velocity:
     """Flow matching; returns the moving average of the weights, which draws better than the last ones."""
     average = copy.deepcopy(net).requires_grad_(False)
@@ -246,7 +171,9 @@ def _train(
     adam = torch.optim.AdamW(weights, lr=settings.learning_rate, weight_decay=1e-4, fused=True)
     batch = settings.batch_size
     chosen = torch.multinomial(chance, batch * steps, replacement=True, generator=random).view(steps, batch)
-    for turn in range(steps):
+    anything = len(net.state_dict()[net.LABELS]) - 1
+    moved = Optimisation([*weights, *averaged], adam, random)
+    for turn in turns(steps, moved, checkpoint, codes, labels, chosen, repr(settings)):
         progress = turn / steps
         rate = cosine(progress, settings.learning_rate, floor=0.01)
         adam.param_groups[0]["lr"] = rate * min(1.0, (turn + 1) / 50)
@@ -266,17 +193,3 @@ def _train(
             torch._foreach_lerp_(averaged, weights, 1 - decay)
         step((turn + 1) / steps)
     return average
-
-
-def _scheduler_class() -> Any:
-    """Imported on first use, as it takes seconds; one thread at a time, as diffusers' lazy modules need."""
-    with _IMPORTING:
-        from diffusers import FlowMatchEulerDiscreteScheduler
-
-        return FlowMatchEulerDiscreteScheduler
-
-
-def _build(codec: Codec, space: Space, settings: FlowSettings, seed: int = 0) -> Velocity:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return Velocity(codec.directions.shape[1], len(space.classes), settings.width, settings.depth)

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from ..codec import expect_map, pack, pack_array, unpack, unpack_array
 from ..errors import DecodeError, PacketError
-from .condense import Samples
 from .data import Dataset
 from .packet import MAX_IMAGE_BYTES, MAX_LOGIT_BYTES, MAX_SAMPLES, SamplePacket
+from .selection import Samples
 from .space import Space, is_rows
 
 SOURCE = "private"

@@ -1,14 +1,22 @@
-"""A node's models as checkpoint files."""
+"""A node's models as checkpoint files, and the one of work in progress."""
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
 from typing import Any
 
+import structlog
 from torch import nn
 
+from ..errors import StateError
 from ..knowledge.generator import FlowGenerator
+from ..knowledge.resuming import State
+from ..security.files import write_atomic
 from .learner import Learner, Skills
 from .store import Journal, StateStore
+
+log = structlog.get_logger("meshlore.node")
 
 KINDS = ("classifier", "classifier_before", "generator", "generator_before", "public")
 
@@ -58,3 +66,46 @@ def load_skills(state: StateStore, learner: Learner) -> Skills | None:
         classifier(journal.public) if journal.public else None,
     )
     return skills if space == learner.space else learner.grown(skills, space, learner.space)
+
+
+class FileCheckpoint:
+    """A `meshlore.knowledge.resuming.Checkpoint` in one file, which is there while work is in progress.
+
+    It may be lost: a file that cannot be written or read is said, and the work goes on without.
+    """
+
+    def __init__(self, path: Path, every_s: float = 5.0) -> None:
+        self._path = path
+        self._every_s = every_s
+        self._last = time.monotonic()
+
+    def load(self, work: str) -> State | None:
+        from safetensors import SafetensorError, safe_open
+
+        self._last = time.monotonic()
+        try:
+            with safe_open(self._path, "pt") as file:
+                if file.metadata() != {"work": work}:
+                    return None
+                log.info("going on where it was interrupted")
+                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- it is no mapping
+        except FileNotFoundError:
+            return None
+        except (OSError, SafetensorError) as error:
+            log.warning("work in progress cannot be read and begins anew", because=str(error))
+            return None
+
+    def due(self) -> bool:
+        return time.monotonic() - self._last >= self._every_s
+
+    def save(self, work: str, state: State) -> None:
+        from safetensors.torch import save
+
+        try:
+            write_atomic(self._path, save(dict(state), {"work": work}))
+        except StateError as error:
+            log.warning("work in progress cannot be saved", because=str(error))
+        self._last = time.monotonic()
+
+    def clear(self) -> None:
+        self._path.unlink(missing_ok=True)

@@ -30,6 +30,7 @@ from ..security.invites import InviteBook
 from ..security.join import answer_request
 from ..security.membership import Credentials
 from .actor import EdgeNode
+from .checkpoints import FileCheckpoint
 from .control import ControlServer, Progress
 from .lane import Lane
 from .learner import GUARDS, Learner
@@ -196,6 +197,7 @@ def build_node(
     private, notes = _private_data(settings, space) if role == "node" else (None, [])
     space = private.space if private is not None else space
     seed = _secret_seed(credentials.identity) if settings.seed is None else settings.seed
+    checkpoint = FileCheckpoint(state.in_progress)
     learner: Learner
     if settings.privacy.mode == "dp":
         vault = open_vault(home, settings.privacy, state.journal)
@@ -209,11 +211,13 @@ def build_node(
             paid=vault.statistics,
             epsilon=settings.privacy.epsilon,
             ledger=vault.ledger,
+            checkpoint=checkpoint,
         )
     else:
         notes += leave_vault(home, settings.privacy)
+        guard = GUARDS[settings.privacy.mode]
         learner = Learner(
-            space, role, settings.model, private, settings.learning, seed, guard=GUARDS[settings.privacy.mode]
+            space, role, settings.model, private, settings.learning, seed, guard=guard, checkpoint=checkpoint
         )
     learner.fresh()
     for path in private_additions(home) if role == "node" else ():

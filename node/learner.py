@@ -17,16 +17,19 @@ from torch import nn
 from ..errors import ModelError
 from ..knowledge import metrics
 from ..knowledge.answering import answer
-from ..knowledge.condense import CondenseSettings, condense, gaussian
+from ..knowledge.condense import CondenseSettings
 from ..knowledge.copies import Guard, distinct, everything
 from ..knowledge.data import Dataset, concatenate
 from ..knowledge.distil import DistilSettings, distil
+from ..knowledge.flow import FlowSettings
 from ..knowledge.generator import FlowGenerator, fit_generator
 from ..knowledge.growth import grown_classifier
 from ..knowledge.lessons import Lessons, assemble
 from ..knowledge.models import build_model, default_model, logits, to_tensor
 from ..knowledge.packet import LogitPacket, SamplePacket, published_counts
+from ..knowledge.resuming import Checkpoint
 from ..knowledge.rollback import hold_out, keep_better
+from ..knowledge.sample_source import SOURCES, SourceSettings
 from ..knowledge.space import Space
 from ..knowledge.training import Step, fit_classifier, half
 from ..knowledge.trust import Verdict, weigh
@@ -91,6 +94,10 @@ class Learner:
         private: all private samples; None for an anchor. A stratified part is held out to decide
             whether what the mesh taught is kept.
         guard: says which synthetic samples may leave the device.
+        checkpoint: where condensing and generating go on when they were interrupted; None: they begin anew.
+
+    Raises:
+        ModelError: the generator that the settings name cannot learn samples of this space.
     """
 
     def __init__(
@@ -103,6 +110,7 @@ class Learner:
         seed: int,
         *,
         guard: Guard = distinct,
+        checkpoint: Checkpoint | None = None,
     ) -> None:
         self.space = space
         self.role = role
@@ -111,6 +119,8 @@ class Learner:
         self.seed = seed
         self.guard = guard
         self.private = private
+        self._checkpoint = checkpoint
+        self._flow = FlowSettings.for_space(space, settings.generator)
         self._train: Dataset | None = None
         self._held_out: Dataset | None = None
         if private is not None:
@@ -189,11 +199,9 @@ class Learner:
     def condense(self, step: Step) -> SamplePacket | None:
         """Synthetic samples for others, answers to follow; None when no class has enough real ones."""
         private = self._needed_private()
-        settings = self._condense_settings()
-        if self.settings.source == "gaussian":
-            samples = gaussian(private, settings=settings, seed=self.seed)
-        else:
-            samples = condense(private, settings=settings, seed=self.seed, step=step)
+        make = SOURCES[self.settings.source]
+        settings = SourceSettings(self._condense_settings(), self._flow, self._generator_steps())
+        samples = make(private, settings, seed=self.seed, step=step, checkpoint=self._checkpoint)
         if not len(samples):
             return None
         return SamplePacket(
@@ -296,10 +304,7 @@ class Learner:
             images = np.concatenate([self.private.images, images])
             labels = np.concatenate([self.private.labels, labels])
             weights = np.concatenate([np.ones(len(self.private), np.float32), weights])
-        if not len(labels):
-            return None
-        steps = self.settings.generator_steps or default_generator_steps(self.space)
-        return fit_generator(images, labels, self.space, weights=weights, steps=steps, seed=self.seed, step=step)
+        return self._fit_generator(images, labels, weights, step)
 
     def competence(self, skills: Skills, own: Entry | None, foreign: Sequence[Entry]) -> Competence:
         """Measured quality per class, shrunk towards 0 where there is little evidence.
@@ -366,6 +371,26 @@ class Learner:
         answers += own_answers
         trusted = dict(verdicts) | ({own.author: Verdict(1.0, "own")} if own is not None else {})
         return assemble(packets, answers, trusted, self.space)
+
+    def _fit_generator(
+        self, images: np.ndarray, labels: np.ndarray, weights: np.ndarray, step: Step
+    ) -> FlowGenerator | None:
+        if not len(labels):
+            return None
+        return fit_generator(
+            images,
+            labels,
+            self.space,
+            weights=weights,
+            settings=self._flow,
+            steps=self._generator_steps(),
+            seed=self.seed,
+            step=step,
+            checkpoint=self._checkpoint,
+        )
+
+    def _generator_steps(self) -> int:
+        return self.settings.generator_steps or default_generator_steps(self.space)
 
     def _condense_settings(self) -> CondenseSettings:
         chosen, settings = CondenseSettings.for_space(self.space), self.settings

@@ -22,18 +22,19 @@ from torch import nn
 from ..errors import BudgetSpent, StateError
 from ..knowledge.data import Dataset
 from ..knowledge.distil import DistilSettings, distil
-from ..knowledge.generator import FlowGenerator, fit_generator
+from ..knowledge.generator import FlowGenerator
 from ..knowledge.growth import grown_classifier
 from ..knowledge.lessons import Lessons
 from ..knowledge.packet import SamplePacket
 from ..knowledge.private import MAX_BYTES, SENSITIVITY, LowPass, Statistics, measure, private_packet
+from ..knowledge.resuming import Checkpoint
 from ..knowledge.rollback import keep_better
 from ..knowledge.space import Space
 from ..knowledge.training import Step, half, no_step
 from ..knowledge.trust import Verdict, weigh
 from ..security.files import read_private, write_atomic
 from ..security.ledger import Budget, Ledger, Release, noise_multiplier
-from .learner import Learner, Skills, Taught, default_generator_steps
+from .learner import Learner, Skills, Taught
 from .library import Entry
 from .router import Competence
 from .settings import Learning, Privacy
@@ -66,8 +67,9 @@ class PrivateLearner(Learner):
         paid: PaidStatistics,
         epsilon: float,
         ledger: Ledger | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> None:
-        super().__init__(space, role, model, private, settings, seed)
+        super().__init__(space, role, model, private, settings, seed, checkpoint=checkpoint)
         self._told = private  # what fine-tuning adds later is never told
         self._paid = paid
         self._epsilon = epsilon
@@ -165,10 +167,7 @@ class PrivateLearner(Learner):
         if own is not None:
             images, labels = np.concatenate([own.images, images]), np.concatenate([own.labels, labels])
             weights = np.concatenate([np.ones(len(own), np.float32), weights])
-        if not len(labels):
-            return None
-        steps = self.settings.generator_steps or default_generator_steps(self.space)
-        return fit_generator(images, labels, self.space, weights=weights, steps=steps, seed=self.seed, step=step)
+        return self._fit_generator(images, labels, weights, step)
 
     def unlike_private(self, images: np.ndarray, label: int) -> np.ndarray:
         """All: choosing by private data would tell about it, and nothing here was made from it."""

@@ -31,7 +31,8 @@ class Learning(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    source: Literal["condensed", "gaussian"] = "condensed"
+    source: Literal["condensed", "gaussian", "generated"] = "condensed"
+    generator: Literal["mlp", "unet"] = "mlp"
     samples_per_class: int = Field(0, ge=0, le=1000)
     classifier_steps: int = Field(0, ge=0, le=100_000)
     condense_steps: int = Field(0, ge=0, le=100_000)

@@ -3,6 +3,7 @@
     <home>/lock                     held while a daemon runs, with its pid
     <home>/state/journal.bin        how far the node has come (canonical msgpack)
     <home>/state/<kind>-<n>.safetensors    checkpoints that the journal names
+    <home>/state/in-progress        what long work has come to (safetensors), while it is being done
     <home>/private/<digest>.npz     labelled samples that fine-tuning added to the private data
     <home>/packets/<sha256>         sealed packets, its own and others', named by their content
 
@@ -106,6 +107,11 @@ class StateStore:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.journal = self._read()
         self._sweep()
+
+    @property
+    def in_progress(self) -> Path:
+        """The file of work in progress (`meshlore.node.checkpoints.FileCheckpoint`)."""
+        return self._folder / "in-progress"
 
     def update(self, **changes: Any) -> Journal:
         """Replace fields of the journal, durably.

@@ -17,6 +17,7 @@ from meshlore.knowledge.data import Dataset
 from meshlore.knowledge.metrics import accuracy
 from meshlore.knowledge.models import build_model, logits, to_tensor
 from meshlore.knowledge.packet import SamplePacket, encode
+from meshlore.knowledge.selection import select
 from meshlore.knowledge.sources import load
 from meshlore.knowledge.space import Space
 from meshlore.knowledge.training import FitSettings, fit_classifier
@@ -138,7 +139,7 @@ def test_what_is_made_of_many_classes_fits_a_packet(shape: tuple[int, int, int],
 
 
 def test_where_not_every_class_fits_those_with_most_images_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(f"{condense.__module__}.MAX_SAMPLES", 2)
+    monkeypatch.setattr(f"{select.__module__}.MAX_SAMPLES", 2)
     space = Space((1, 8, 8), ("a", "b", "c"), levels=17)
     samples = gaussian(blobs(space, [12, 40, 30]), settings=QUICK, seed=0)
     assert samples.labels.tolist() == [1, 2]

@@ -10,7 +10,8 @@ import pytest
 import torch
 from meshlore.errors import Cancelled, ModelError
 from meshlore.knowledge.data import Dataset
-from meshlore.knowledge.generator import FlowGenerator, FlowSettings, fit_generator
+from meshlore.knowledge.flow import FlowSettings
+from meshlore.knowledge.generator import FlowGenerator, fit_generator
 from meshlore.knowledge.models import build_model, logits
 from meshlore.knowledge.sources import load
 from meshlore.knowledge.space import Space
@@ -108,12 +109,12 @@ def test_a_step_that_raises_stops_the_fit(some: Dataset) -> None:
         fit_generator(some.images, some.labels, some.space, steps=5, seed=0, step=stop)
 
 
-def test_two_threads_may_import_the_scheduler_at_once():
+def test_two_threads_may_import_from_diffusers_at_once():
     code = """
 import threading
-from meshlore.knowledge.generator import _scheduler_class
+from meshlore.knowledge.flow import from_diffusers
 found = []
-threads = [threading.Thread(target=lambda: found.append(_scheduler_class())) for _ in range(4)]
+threads = [threading.Thread(target=lambda: found.append(from_diffusers("UNet2DModel"))) for _ in range(4)]
 [thread.start() for thread in threads]
 [thread.join() for thread in threads]
 assert len(found) == 4, found

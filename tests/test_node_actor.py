@@ -6,6 +6,7 @@ One small village is taught once for this file; most tests start from a copy of 
 import asyncio
 import shutil
 import time
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from meshlore.knowledge.packet import LogitPacket, SamplePacket
 from meshlore.knowledge.trust import Verdict
 from meshlore.mesh.memory import MemoryStore, MemoryTransport
 from meshlore.mesh.mesh import Mesh
+from meshlore.node import daemon
+from meshlore.node.checkpoints import FileCheckpoint
 from meshlore.node.status import describe
 from meshlore.node.store import private_additions
 from meshlore.node.tasks import Classify, Evaluate, FineTune, Generate
@@ -184,6 +187,39 @@ async def test_stopping_in_the_middle_of_training_is_quick_and_leaves_the_state_
     await asyncio.wait_for(village.stop(), 3)
     assert cid.state.journal.version == 0
     assert [path.name for path in (village.folder / "cid" / "state").iterdir()] == []
+
+
+async def test_condensing_that_was_stopped_goes_on_after_a_restart(village, monkeypatch):
+    monkeypatch.setattr(daemon, "FileCheckpoint", partial(FileCheckpoint, every_s=0))
+    enough = asyncio.Event()
+
+    def stopped_in_the_middle(node):
+        loop, condense = asyncio.get_running_loop(), node.learner.condense
+
+        def watched(step):
+            def watch(fraction):
+                if fraction > 0.5:
+                    loop.call_soon_threadsafe(enough.set)
+                    raise Cancelled("stopped")
+                step(fraction)
+
+            return condense(watch)
+
+        node.learner.condense = watched
+
+    told = []
+
+    def listened_to(node):
+        condense = node.learner.condense
+        node.learner.condense = lambda step: condense(lambda fraction: (told.append(fraction), step(fraction)))
+
+    await village.start("cid", node=stopped_in_the_middle)
+    await asyncio.wait_for(enough.wait(), 60)
+    await village.stop()
+    cid = await village.start("cid", node=listened_to)
+    await until(lambda: cid.state.journal.published)
+    assert told[0] == pytest.approx(0.5 + 1 / LEARNING.condense_steps)
+    assert not cid.state.in_progress.exists()
 
 
 async def test_garbage_packets_are_refused_and_nothing_breaks(village):
