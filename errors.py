@@ -73,7 +73,11 @@ class BadSignature(SecurityError):
 
 
 class NotAMember(SecurityError):
-    pass
+    """No valid certificate. ``code`` is machine-readable (``"other-mesh"``, ``"expired"``, ...), empty for most."""
+
+    def __init__(self, message: str, remedy: str = "", code: str = "") -> None:
+        super().__init__(message, remedy)
+        self.code = code
 
 
 class InviteError(SecurityError):
@@ -97,7 +101,11 @@ class PeerError(MeshloreError):
 
 
 class Unreachable(PeerError):
-    pass
+    """It cannot be dialled. ``code`` is one of `meshlore.mesh.reasons.Reason`, or empty."""
+
+    def __init__(self, message: str, remedy: str = "", code: str = "") -> None:
+        super().__init__(message, remedy)
+        self.code = code
 
 
 class PeerTimeout(PeerError):

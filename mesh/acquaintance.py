@@ -14,9 +14,10 @@ from ..security.invites import host_of
 from ..security.membership import Certificate
 from . import messages
 from .addresses import Book, load_book, save_book
-from .members import MemberTable, Peer, PeerState
+from .members import MemberTable, Peer, PeerState, Problem
 from .messages import Advert, Hello
 from .owned import OwnedTasks
+from .reasons import reason_of
 from .settings import MeshSettings
 from .transport import Body, Transport
 
@@ -200,7 +201,7 @@ class Acquaintance:
 
     async def _dial(self, peer_id: str, addresses: tuple[str, ...]) -> None:
         """All addresses together have one deadline; each has its share of what is left of it."""
-        refused, reason, deadline = False, "", self._clock() + self._settings.dial_timeout_s
+        refused, problem, deadline = False, None, self._clock() + self._settings.dial_timeout_s
         for number, address in enumerate(addresses):
             left_s = deadline - self._clock()
             if left_s <= 0:
@@ -209,15 +210,14 @@ class Acquaintance:
             try:
                 await self._transport.connect(address, share_s)
                 return
-            except NotAMember as error:
-                refused, reason = True, str(error)
-                break
             except MeshloreError as error:
-                reason = str(error)
-        self._table.dial_failed(peer_id, self._clock(), refused=refused)
-        if (refused or peer_id in self._bootstrap) and peer_id not in self._warned:
+                problem = Problem(reason_of(error), address, str(error))
+                if refused := isinstance(error, NotAMember):
+                    break
+        self._table.dial_failed(peer_id, self._clock(), refused=refused, problem=problem)
+        if problem and (refused or peer_id in self._bootstrap) and peer_id not in self._warned:
             self._warned.add(peer_id)
-            log.warning("cannot reach …%s, trying on: %s", peer_id[-8:], reason)
+            log.warning("cannot reach …%s, trying on: %s", peer_id[-8:], problem.text)
 
     async def _greet(self, peer_id: str, link: _Link) -> None:
         link.greet_due = self._clock() + self._settings.request_timeout_s

@@ -5,7 +5,7 @@ listener answers with one, each a 2-byte length and a canonical map of little mo
 
     {"hello": certificate}  ->  {"hello": certificate}      and the connection goes on to Yamux
     {"join": request}       ->  {"answer": answer}          and it closes
-    anything else           ->  {"refused": one line}       and it closes
+    anything else           ->  {"refused": one line}       and it closes; with a "code" if it was a hello
 
 So a stranger speaks to these hundred lines, to the Noise handshake, and to nothing else.
 """
@@ -34,6 +34,7 @@ from ..errors import DecodeError, MeshloreError, NotAMember, PeerGone, SecurityE
 from ..security.limits import KeyedBuckets
 from ..security.membership import Certificate, Credentials
 from .dispatch import one_line
+from .reasons import refused_by_peer
 from .transport import TransportLimits
 
 log = logging.getLogger("meshlore.mesh")
@@ -149,7 +150,7 @@ class MemberNoise(NoiseTransport):  # type: ignore[misc]
         await write_message(session, {"hello": door.credentials.certificate_bytes})
         reply = await read_message(session)
         if "refused" in reply:
-            raise NotAMember(f"the peer refused this node: {one_line(reply['refused'])}")
+            raise refused_by_peer(one_line(reply["refused"]), reply.get("code"))
         certificate = _hello_of(reply)
         remote = str(session.get_remote_peer())
         door.welcome(remote, door.judge(certificate, remote), raw)
@@ -168,7 +169,8 @@ class MemberNoise(NoiseTransport):  # type: ignore[misc]
             certificate = door.judge(_hello_of(message), remote)
         except MeshloreError as error:
             log.info("refused a connection from …%s: %s", remote[-8:], error.message)
-            await write_message(session, {"refused": one_line(str(error))})
+            code = error.code if isinstance(error, NotAMember) else ""
+            await write_message(session, {"refused": one_line(str(error)), "code": code})
             raise
         await write_message(session, {"hello": door.credentials.certificate_bytes})
         door.welcome(remote, certificate, raw)

@@ -19,9 +19,10 @@ from ..security.membership import Certificate, Credentials
 from .admission import Door, JoinAnswerer
 from .bridge import Bridge
 from .dispatch import Dispatcher, body_of
+from .failures import root_cause
 from .frames import Frame
 from .transport import Body, Caller, Service, Traffic, TransportLimits
-from .trio_host import TrioHost, not_connected, root_cause
+from .trio_host import TrioHost, not_connected
 
 LOOPBACK = ("/ip4/127.0.0.1/tcp/0",)
 LONGEST_STOP_S = 2.0

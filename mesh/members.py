@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from .reasons import Reason
+
 MAX_ADDRESSES = 8
 KEPT_ADDRESSES = 2
 
@@ -26,8 +28,20 @@ class PeerState(StrEnum):
 
 
 @dataclass(frozen=True)
+class Problem:
+    """Why the last dial of a member failed, where, and in one line."""
+
+    reason: Reason
+    address: str
+    text: str
+
+
+@dataclass(frozen=True)
 class Peer:
-    """One member as this node sees it. ``last_seen_s`` is the time since it was last heard, in seconds."""
+    """One member as this node sees it. ``last_seen_s`` is the time since it was last heard, in seconds.
+
+    ``kept`` marks a bootstrap peer; ``problem`` is there while it is not connected and the last dial failed.
+    """
 
     peer_id: str
     name: str
@@ -38,6 +52,8 @@ class Peer:
     last_seen_s: float | None
     advert: Mapping[str, Any]
     connected: bool
+    kept: bool = False
+    problem: Problem | None = None
 
 
 @dataclass(frozen=True)
@@ -79,6 +95,7 @@ class _Entry:
     advert: Mapping[str, Any] = field(default_factory=dict)
     connected: bool = False
     kept: bool = False
+    problem: Problem | None = None
 
 
 class MemberTable:
@@ -115,7 +132,7 @@ class MemberTable:
     def connected(self, peer_id: str, name: str, roles: frozenset[str], now: float) -> None:
         entry = self._entries.setdefault(peer_id, _Entry(peer_id, known_since=now))
         entry.name, entry.roles, entry.connected = name, roles, True
-        entry.state, entry.failures, entry.heard = PeerState.LIVE, 0, now
+        entry.state, entry.failures, entry.problem, entry.heard = PeerState.LIVE, 0, None, now
         entry.beat_due = now + self._beat_delay()
 
     def disconnected(self, peer_id: str, now: float) -> None:
@@ -138,10 +155,11 @@ class MemberTable:
         if entry := self._entries.get(peer_id):
             entry.advert = advert
 
-    def dial_failed(self, peer_id: str, now: float, *, refused: bool) -> None:
+    def dial_failed(self, peer_id: str, now: float, *, refused: bool, problem: Problem | None = None) -> None:
         """Back off: doubling with jitter; long at once when the peer refused us or we it."""
         if entry := self._entries.get(peer_id):
             settings = self._settings
+            entry.problem = None if entry.connected else problem
             entry.failures += 1
             delay = min(settings.longest_redial_s, settings.first_redial_s * 2 ** min(entry.failures, 16))
             if refused:
@@ -240,6 +258,8 @@ class MemberTable:
             None if entry.heard is None else max(0.0, now - entry.heard),
             entry.advert,
             entry.connected,
+            entry.kept,
+            entry.problem,
         )
 
 

@@ -19,6 +19,7 @@ from ..security.membership import Certificate, Credentials
 from .dispatch import Dispatcher, body_of
 from .frames import CHUNK_BYTES, Decoder, Frame, encode
 from .messages import peer_id_in
+from .reasons import Reason, refused_by_peer
 from .transport import Body, Caller, Service, Traffic, TransportLimits
 
 T = TypeVar("T")
@@ -159,11 +160,11 @@ class MemoryTransport:
         await self._thawed(target)
         remote = self._network.nodes.get(target)
         if remote is None or self._network.is_cut(self.peer_id, target):
-            raise Unreachable(f"nobody answers at …{target[-8:]}", "is the node there running?")
+            raise Unreachable(f"nobody answers at …{target[-8:]}", "is the node there running?", Reason.CLOSED)
         try:
             mine = remote._credentials.check(self._credentials.certificate_bytes, self.peer_id, time.time())
         except NotAMember as error:
-            raise NotAMember(f"the peer refused this node: {error}") from None
+            raise refused_by_peer(str(error), error.code) from None
         theirs = self._credentials.check(remote._credentials.certificate_bytes, target, time.time())
         if target not in self._wires:
             self._wires[target] = remote._wires[self.peer_id] = _Wire()

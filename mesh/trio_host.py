@@ -21,10 +21,11 @@ from libp2p.custom_types import TProtocol
 from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
-from ..errors import DecodeError, NotAMember, PeerError, PeerGone, PeerTimeout, Refused, Unreachable
+from ..errors import NotAMember, PeerGone, PeerTimeout, Refused, Unreachable
 from .admission import Door, MemberNoise
 from .blobs import CREDIT_BYTES, receive_blob, send_blob
 from .calls import Calls, FrameStream, serve_calls
+from .failures import dial_failure
 from .frames import CHUNK_BYTES, Frame
 from .transport import Body, Caller, TransportLimits
 
@@ -97,7 +98,7 @@ class TrioHost:
         try:
             await upstream.dial(self._libp2p, address, id_of(peer_id))
         except Exception as error:
-            raise _dial_failure(error, address) from error
+            raise dial_failure(error, address) from error
 
     async def disconnect(self, peer_id: str) -> None:
         # the sockets first: a polite close would wait for a peer that has stopped reading
@@ -210,28 +211,6 @@ class _Watch(INotifee):  # type: ignore[misc]
     async def listen(self, network: INetwork, multiaddr: Multiaddr) -> None: ...
 
     async def listen_close(self, network: INetwork, multiaddr: Multiaddr) -> None: ...
-
-
-def _dial_failure(error: Exception, address: Multiaddr) -> Exception:
-    """libp2p wraps what happened several times; the caller wants the innermost of ours, or one line."""
-    link: BaseException | None = error
-    while link is not None:
-        if isinstance(link, NotAMember | PeerError | DecodeError):
-            return link if isinstance(link, NotAMember) else Unreachable(f"{address}: {link.message}")
-        link = link.__cause__
-    return Unreachable(f"nobody answers at {address} ({root_cause(error)})", "is the node there running?")
-
-
-def root_cause(error: BaseException | None) -> str:
-    while error is not None and (inner := _inner(error)) is not None:
-        error = inner
-    return " ".join(str(error or "unknown").split())[:160] or type(error).__name__
-
-
-def _inner(error: BaseException) -> BaseException | None:
-    if isinstance(error, BaseExceptionGroup):
-        return error.exceptions[0]
-    return error.__cause__
 
 
 def id_of(peer_id: str) -> ID:

@@ -162,6 +162,7 @@ def check_certificate(certificate_bytes: bytes, charter: Charter, peer_id: str, 
         raise NotAMember(
             f"the certificate is of another mesh ({certificate.mesh_id[:12]}…, not {charter.mesh_id[:12]}…)",
             "join this mesh with an invite of its founder",
+            "other-mesh",
         )
     try:
         certificate.verify(charter.root_public_key)
@@ -173,11 +174,13 @@ def check_certificate(certificate_bytes: bytes, charter: Charter, peer_id: str, 
         raise NotAMember(
             f"the certificate is not valid for another {duration_text(certificate.not_before - now)}",
             "check the clocks of both devices",
+            "not-yet-valid",
         )
     if now > certificate.not_after:
         raise NotAMember(
             f"the certificate expired {duration_text(now - certificate.not_after)} ago",
             "check the clocks of both devices; if they are right, join again with a new invite",
+            "expired",
         )
     return certificate
 
