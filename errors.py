@@ -9,10 +9,17 @@
      ├── SecurityError                 6
      │    ├── BadSignature                 bytes are not what their author signed
      │    ├── NotAMember                   no valid certificate of this mesh
+     │    │    ├── OtherMesh                  ... but one of another mesh
+     │    │    ├── Expired                    ... but one that is over, or not valid yet
+     │    │    └── Revoked                    ... but one that the root took back
+     │    ├── Replayed                     a message or number that was seen before
+     │    ├── FutureDated                  made later than now
+     │    ├── Misbehaved                   a member whose faults are too many for now
      │    ├── InviteError                  an invite is malformed, used, expired or foreign
      │    └── BudgetSpent                  a release would cost more privacy than is left
      ├── DecodeError                   1   foreign bytes do not have the agreed form
      │    └── PacketError                  ... in a knowledge packet
+     │         └── OtherSpace                ... of another space than this mesh's
      ├── PeerError                     1   one peer failed; another may do
      │    ├── Unreachable                  it cannot be dialled
      │    ├── PeerTimeout                  it did not answer in time
@@ -80,6 +87,30 @@ class NotAMember(SecurityError):
         self.code = code
 
 
+class OtherMesh(NotAMember):
+    pass
+
+
+class Expired(NotAMember):
+    pass
+
+
+class Revoked(NotAMember):
+    pass
+
+
+class Replayed(SecurityError):
+    pass
+
+
+class FutureDated(SecurityError):
+    pass
+
+
+class Misbehaved(SecurityError):
+    pass
+
+
 class InviteError(SecurityError):
     pass
 
@@ -93,6 +124,10 @@ class DecodeError(MeshloreError):
 
 
 class PacketError(DecodeError):
+    pass
+
+
+class OtherSpace(PacketError):
     pass
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..codec import expect_map, pack, unpack
-from ..errors import DecodeError, PacketError
+from ..errors import DecodeError, OtherSpace, PacketError
 from .classes import MAX_INTRODUCED, check_added, introduced
 from .compression import (
     byte_planes,
@@ -271,7 +271,7 @@ def _check_header(fields: dict[str, Any], space: Space) -> None:
     if fields["v"] != VERSION:
         raise PacketError(f"packet version {fields['v']}, not {VERSION}", "run the same meshlore everywhere")
     if fields["space"] != space.id:
-        raise PacketError("the packet belongs to another space", "the mesh's classes or sizes differ")
+        raise OtherSpace("the packet belongs to another space", "the mesh's classes or sizes differ")
 
 
 def _check_size(n: int, shape: tuple[int, ...]) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..codec import expect_map, pack, unpack
-from ..errors import DecodeError
+from ..errors import BadSignature, DecodeError
 from .fields import (
     MAX_EPOCH,
     MAX_SEQ,
@@ -23,7 +23,7 @@ from .fields import (
     roles_from_list,
     roles_to_list,
 )
-from .identity import SIGNATURE_BYTES, public_key_of, verify
+from .identity import SIGNATURE_BYTES, public_key_of, verify, verify_any
 
 DAY_S = 86_400
 MAX_LIFETIME_S = 30 * DAY_S
@@ -147,9 +147,17 @@ class Certificate:
         del fields["v"]
         return cls(**{**fields, "mesh_id": fields["mesh_id"].hex(), "roles": roles_from_list(fields["roles"])})
 
-    def verify(self, root_public_key: bytes) -> None:
-        """Raise `BadSignature` unless the holder of this root key issued the certificate."""
-        verify(root_public_key, "certificate", self.signed_bytes(), self.signature)
+    def verify(self, *issuers: bytes) -> None:
+        """Raise `BadSignature` unless the holder of one of these public keys issued the certificate."""
+        verify_any(issuers, "certificate", self.signed_bytes(), self.signature)
+
+    def is_from(self, issuer: bytes) -> bool:
+        """Whether the holder of this public key issued the certificate."""
+        try:
+            self.verify(issuer)
+        except BadSignature:
+            return False
+        return True
 
     def signed_bytes(self) -> bytes:
         """What the root's signature covers."""

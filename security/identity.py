@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
@@ -134,6 +135,16 @@ def verify(public_key: bytes, domain: str, message: bytes, signature: bytes) -> 
         Ed25519PublicKey.from_public_bytes(public_key).verify(signature, _framed(domain, message))
     except (InvalidSignature, ValueError):
         raise BadSignature(f"the signature of the {domain} is not valid") from None
+
+
+def verify_any(public_keys: Iterable[bytes], domain: str, message: bytes, signature: bytes) -> None:
+    """Raise `BadSignature` unless one of the holders of ``public_keys`` signed."""
+    for public_key in public_keys:
+        try:
+            return verify(public_key, domain, message, signature)
+        except BadSignature:
+            continue
+    raise BadSignature(f"the signature of the {domain} is not valid")
 
 
 def encrypt_to(hpke_public_key: bytes, plaintext: bytes, info: bytes) -> bytes:

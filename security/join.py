@@ -3,10 +3,11 @@
 The joiner shows that it holds the invite by signing its request with the invite's key; the signature binds
 the mesh, both peer ids and the joiner's HPKE key, so that a request is of no use to anyone else. The host
 answers with the charter, a certificate and the mesh keys sealed to that HPKE key, signed by the root whose
-key hashes to the mesh id in the invite, and bound to the request: nothing is taken on first use.
+key hashes to the mesh id in the invite (or by one that its links lead to), and bound to the request: nothing is
+taken on first use.
 
 Request: ``{v, mesh_id, host, peer_id, hpke_public_key, name, nonce, invite_key, proof}``.
-Answer: ``{v, kind: "welcome", request, charter, certificate, sealed_keys, peers, signature}`` or
+Answer: ``{v, kind: "welcome", request, charter, links, certificate, sealed_keys, peers, signature}`` or
 ``{v, kind: "refused", request, reason, remedy}``, where ``request`` is the SHA-256 of the request.
 """
 
@@ -22,6 +23,7 @@ from typing import Any
 
 from ..codec import expect_map, pack, unpack
 from ..errors import ConfigError, DecodeError, InviteError, NotAMember, SecurityError
+from .authority import Authority, links_from
 from .certificates import MAX_CERTIFICATE_BYTES, Certificate, Charter
 from .fields import check_length, check_name, check_version, mesh_id_to_bytes
 from .identity import (
@@ -32,6 +34,7 @@ from .identity import (
     public_key_of_seed,
     sign_with_seed,
     verify,
+    verify_any,
 )
 from .invites import Invite, InviteBook, host_of, secret_hash_of
 from .keyring import Keyring
@@ -67,10 +70,11 @@ class Admission:
     certificate: Certificate
     keyring: Keyring = field(repr=False)
     peers: tuple[str, ...] = ()
+    authority: Authority = field(default_factory=Authority)
 
     def credentials(self) -> Credentials:
         """The joiner's credentials, ready to be saved."""
-        return Credentials(self.identity, self.charter, self.certificate, self.keyring)
+        return Credentials(self.identity, self.charter, self.certificate, self.keyring, authority=self.authority)
 
 
 def build_request(invite: Invite, identity: Identity, host_peer_id: str, name: str) -> tuple[bytes, PendingJoin]:
@@ -144,6 +148,7 @@ def answer_request(
         "kind": "welcome",
         "request": request_hash,
         "charter": credentials.charter.encode(),
+        "links": [link.encode() for link in credentials.authority.links],
         "sealed_keys": sealed_keys,
         "peers": _dialable(peers)[:MAX_PEERS],
     }
@@ -189,14 +194,16 @@ def finish(pending: PendingJoin, answer: bytes, *, now: float | None = None) -> 
     if charter.mesh_id != pending.invite.mesh_id:
         raise InviteError("the host speaks for another mesh than the invite", "ask for a new invite")
     signature = fields.pop("signature")
-    verify(charter.root_public_key, "join-answer", pack(fields), signature)
     certificate = Certificate.decode(fields["certificate"])
+    authority = Authority.of(charter, links_from(fields["links"]))
     moment = certificate.not_before if now is None else now
-    check_certificate(fields["certificate"], charter, pending.identity.peer_id, moment)
+    verify_any(authority.issuers(charter, moment), "join-answer", pack(fields), signature)
+    check_certificate(fields["certificate"], charter, pending.identity.peer_id, moment, authority)
     if not hmac.compare_digest(certificate.hpke_key_hash, pending.identity.hpke_key_hash):
         raise NotAMember("the certificate is for another HPKE key", "ask for a new invite and join again")
     keys = pending.identity.decrypt(fields["sealed_keys"], _sealing_info(pending.request_hash))
-    return Admission(pending.identity, charter, certificate, Keyring.decode(keys), tuple(_dialable(fields["peers"])))
+    peers = tuple(_dialable(fields["peers"]))
+    return Admission(pending.identity, charter, certificate, Keyring.decode(keys), peers, authority)
 
 
 def _decode_request(data: bytes) -> dict[str, Any]:
@@ -225,7 +232,7 @@ def _decode_answer(data: bytes) -> dict[str, Any]:
         fields = expect_map(
             value,
             {
-                "v": int, "kind": str, "request": bytes, "charter": bytes, "certificate": bytes,
+                "v": int, "kind": str, "request": bytes, "charter": bytes, "links": list, "certificate": bytes,
                 "sealed_keys": bytes, "peers": list, "signature": bytes,
             },
         )  # fmt: skip

@@ -1,19 +1,30 @@
 """Membership: what a node carries to prove that it belongs to a mesh, and how it judges others.
 
-A home folder holds it as five private files (0600 in a 0700 folder): ``identity.key``, ``mesh.key``,
-``charter.bin``, ``member.cert`` and, with the founder only, ``root.key``. ``member.cert`` is written
-last: a home with it is complete.
+A home folder holds it as private files (0600 in a 0700 folder): ``identity.key``, ``mesh.key``, ``charter.bin``,
+``member.cert``, with the founder only ``root.key`` (or ``signer.key``), and ``authority.bin`` as soon as there is
+a word of the root after the founding. ``member.cert`` is written last: a home with it is complete.
 """
 
 from __future__ import annotations
 
 import hmac
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import BadSignature, ConfigError, DecodeError, NotAMember, StateError
+from ..errors import (
+    BadSignature,
+    ConfigError,
+    DecodeError,
+    Expired,
+    NotAMember,
+    OtherMesh,
+    Revoked,
+    StateError,
+)
+from .authority import MAX_AUTHORITY_BYTES, Authority, Link
 from .certificates import (
     CLOCK_TOLERANCE_S,
     MAX_CERTIFICATE_BYTES,
@@ -53,19 +64,26 @@ ROOT_FILE = "root.key"
 KEYRING_FILE = "mesh.key"
 CHARTER_FILE = "charter.bin"
 CERTIFICATE_FILE = "member.cert"
+AUTHORITY_FILE = "authority.bin"
+NEXT_ROOT_FILE = "root.next.key"
+SIGNER_FILE = "signer.key"
 
 _JOIN_REMEDY = "run: meshlore init, or meshlore join"
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """All that a running node needs to speak as a member. ``root`` is there on the founder's device only."""
+    """All that a running node needs to speak as a member.
+
+    ``root``: what issues certificates; on the founder's device only. ``authority``: what the root said since.
+    """
 
     identity: Identity
     charter: Charter
     certificate: Certificate
     keyring: Keyring = field(repr=False)
     root: MeshRoot | None = None
+    authority: Authority = field(default_factory=Authority, repr=False)
 
     @property
     def mesh_id(self) -> str:
@@ -79,13 +97,32 @@ class Credentials:
     def certificate_bytes(self) -> bytes:
         return self.certificate.encode()
 
-    def check(self, certificate_bytes: bytes, peer_id: str, now: float) -> Certificate:
+    def issuers(self, now: float) -> list[bytes]:
+        """The public keys whose certificates count at ``now``, the newest first."""
+        return self.authority.issuers(self.charter, now)
+
+    def check(self, certificate_bytes: bytes, peer_id: str, now: float, links: Sequence[Link] = ()) -> Certificate:
         """The certificate that ``peer_id`` shows, if it makes it a member of this mesh at ``now`` (unix s).
 
+        ``links``: the chain of authority that the peer showed with it, which may be longer than the one known here.
+
         Raises:
-            NotAMember: malformed, of another mesh, forged, another peer's, expired or not yet valid.
+            NotAMember: malformed, of another mesh, forged, another peer's, expired, not yet valid, or revoked.
+            DecodeError, SecurityError: the links are not genuine, or contradict those known here.
         """
-        return check_certificate(certificate_bytes, self.charter, peer_id, now)
+        authority = self.authority
+        if len(links) > len(authority.links):
+            longer = Authority.of(self.charter, links)
+            authority.followed_by(replace(longer, revocations=authority.revocations))
+            authority = replace(authority, links=longer.links)
+        return check_certificate(certificate_bytes, self.charter, peer_id, now, authority)
+
+    @property
+    def needs_renewal_by_root(self) -> bool:
+        """Whether the own certificate is from a root that has handed on since."""
+        return bool(self.authority.links) and not any(
+            self.certificate.is_from(key) for key in self.authority.present_issuers(self.charter)
+        )
 
     def with_certificate(self, certificate_bytes: bytes, now: float) -> Credentials:
         """These credentials with a renewed certificate, after checking that it is this device's own.
@@ -102,12 +139,13 @@ class Credentials:
             raise NotAMember("the renewed certificate has another name than the present one", "keep the present one")
         if certificate.roles != present.roles:
             raise NotAMember("the renewed certificate has other roles than the present one", "keep the present one")
-        if certificate.not_after <= present.not_after:
+        if certificate.not_after <= present.not_after and not self.needs_renewal_by_root:
             raise NotAMember("the renewed certificate is not valid for longer than the present one", "keep that one")
         return replace(self, certificate=certificate)
 
     def save(self, home: Path, passphrase: str | None = None) -> None:
-        """Write the five files; each is atomic, and the certificate comes last.
+        """Write the files; each is atomic, and the certificate comes last. A new root key is in place only once the
+        chain that leads to it is.
 
         Raises:
             StateError: ``home`` is of another mesh, cannot be written, or others may enter it.
@@ -115,15 +153,24 @@ class Credentials:
         check_home(home, self.mesh_id)
         make_private_folder(home)
         self.identity.save(home / IDENTITY_FILE, passphrase)
+        is_root = self.root is not None and self.root.public_key == self.authority.root_key(self.charter)
         if self.root is not None:
-            self.root.save(home / ROOT_FILE, passphrase)
+            self.root.save(home / (NEXT_ROOT_FILE if is_root else SIGNER_FILE), passphrase)
         self.keyring.save(home / KEYRING_FILE, passphrase)
         write_atomic(home / CHARTER_FILE, self.charter.encode())
-        write_atomic(home / CERTIFICATE_FILE, self.certificate.encode())
+        self.save_authority(home)
+        if is_root:
+            os.replace(home / NEXT_ROOT_FILE, home / ROOT_FILE)
+        self.save_certificate(home)
 
     def save_certificate(self, home: Path) -> None:
         """Write only the certificate, as after a renewal."""
         write_atomic(home / CERTIFICATE_FILE, self.certificate.encode())
+
+    def save_authority(self, home: Path) -> None:
+        """Write only what the root said since the founding."""
+        if self.authority.progress > (0, 0):
+            write_atomic(home / AUTHORITY_FILE, self.authority.encode())
 
     @classmethod
     def load(cls, home: Path, passphrase: str | None = None) -> Credentials:
@@ -138,46 +185,49 @@ class Credentials:
         charter = _read_charter(home / CHARTER_FILE)
         certificate = _read_certificate(home / CERTIFICATE_FILE)
         identity = Identity.load(home / IDENTITY_FILE, passphrase)
+        authority = _read_authority(home / AUTHORITY_FILE, charter)
         try:
-            certificate.verify(charter.root_public_key)
+            certificate.verify(charter.root_public_key, *(link.public_key for link in authority.links))
         except BadSignature:
             raise _foreign(home / CERTIFICATE_FILE, "is not signed by this mesh's root") from None
         if certificate.peer_id != identity.peer_id or certificate.hpke_key_hash != identity.hpke_key_hash:
             raise _foreign(home / CERTIFICATE_FILE, f"is not for this device's {IDENTITY_FILE}")
-        root = None
-        if (home / ROOT_FILE).exists():
-            root = MeshRoot.load(home / ROOT_FILE, passphrase)
-            if root.public_key != charter.root_public_key:
-                raise _foreign(home / ROOT_FILE, "is the root of another mesh")
-        return cls(identity, charter, certificate, Keyring.load(home / KEYRING_FILE, passphrase), root)
+        root = _load_root(home, charter, authority, passphrase)
+        keyring = Keyring.load(home / KEYRING_FILE, passphrase)
+        return cls(identity, charter, certificate, keyring, root, authority)
 
 
-def check_certificate(certificate_bytes: bytes, charter: Charter, peer_id: str, now: float) -> Certificate:
-    """`Credentials.check` for those that have only the charter."""
+def check_certificate(
+    certificate_bytes: bytes, charter: Charter, peer_id: str, now: float, authority: Authority | None = None
+) -> Certificate:
+    """`Credentials.check` for those that have only the charter, and what the root said since."""
+    authority = authority or Authority()
     try:
         certificate = Certificate.decode(certificate_bytes)
     except DecodeError as error:
         raise NotAMember(f"the certificate is malformed ({error.message})") from None
     if certificate.mesh_id != charter.mesh_id:
-        raise NotAMember(
+        raise OtherMesh(
             f"the certificate is of another mesh ({certificate.mesh_id[:12]}…, not {charter.mesh_id[:12]}…)",
             "join this mesh with an invite of its founder",
             "other-mesh",
         )
     try:
-        certificate.verify(charter.root_public_key)
+        certificate.verify(*authority.issuers(charter, now))
     except BadSignature:
         raise NotAMember("the certificate is forged: this mesh's root did not sign it") from None
     if certificate.peer_id != peer_id:
         raise NotAMember(f"the certificate belongs to another peer ({certificate.peer_id}), not to {peer_id[:64]}")
+    if authority.revoked_at(peer_id) is not None:
+        raise Revoked("the membership was revoked", "to come back, join with a new invite and a new home")
     if now < certificate.not_before:
-        raise NotAMember(
+        raise Expired(
             f"the certificate is not valid for another {duration_text(certificate.not_before - now)}",
             "check the clocks of both devices",
             "not-yet-valid",
         )
     if now > certificate.not_after:
-        raise NotAMember(
+        raise Expired(
             f"the certificate expired {duration_text(now - certificate.not_after)} ago",
             "check the clocks of both devices; if they are right, join again with a new invite",
             "expired",
@@ -249,6 +299,34 @@ def _read_certificate(path: Path) -> Certificate:
         return Certificate.decode(read_private(path, max_bytes=MAX_CERTIFICATE_BYTES))
     except DecodeError as error:
         raise StateError(f"{path} is damaged ({error.message})", "join again with a new invite") from None
+
+
+def _read_authority(path: Path, charter: Charter) -> Authority:
+    try:
+        return Authority.decode(read_private(path, max_bytes=MAX_AUTHORITY_BYTES), charter)
+    except FileNotFoundError:
+        return Authority()
+    except (DecodeError, BadSignature) as error:
+        raise StateError(f"{path} is damaged ({error.message})", "restore it, or join again") from None
+
+
+def _load_root(home: Path, charter: Charter, authority: Authority, passphrase: str | None) -> MeshRoot | None:
+    """The key that issues, if it still may. A crash before the last step of `Credentials.save` is made good."""
+    next_root = home / NEXT_ROOT_FILE
+    if next_root.exists():
+        if MeshRoot.load(next_root, passphrase).public_key == authority.root_key(charter):
+            os.replace(next_root, home / ROOT_FILE)
+        else:
+            next_root.unlink()
+    known = {charter.root_public_key, *(link.public_key for link in authority.links)}
+    for path in (home / ROOT_FILE, home / SIGNER_FILE):
+        if path.exists():
+            key = MeshRoot.load(path, passphrase, mesh_id=charter.mesh_id)
+            if key.public_key not in known:
+                raise _foreign(path, "is the root of another mesh")
+            if key.public_key in authority.present_issuers(charter):
+                return key
+    return None
 
 
 def _foreign(path: Path, reason: str) -> StateError:

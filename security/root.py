@@ -1,4 +1,4 @@
-"""The root of a mesh: the one key that makes its members."""
+"""The root of a mesh: the one key that makes its members (or the key that followed it, or signs for it)."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _UNSIGNED = bytes(SIGNATURE_BYTES)
 class MeshRoot:
     """The secret root key of a mesh: whoever holds it decides who is a member."""
 
-    def __init__(self, seed: bytes) -> None:
-        """``seed``: the Ed25519 seed, 32 bytes."""
+    def __init__(self, seed: bytes, mesh_id: str = "") -> None:
+        """``seed``: the Ed25519 seed, 32 bytes. ``mesh_id``: of the mesh that it issues for, unless it founds one."""
         check_length("root seed", seed, 32)
         self._seed = seed
         self.public_key = public_key_of_seed(seed)
-        self.mesh_id = mesh_id_of(self.public_key)
+        self.mesh_id = mesh_id or mesh_id_of(self.public_key)
 
     def __repr__(self) -> str:
         return f"MeshRoot({self.mesh_id})"
@@ -62,14 +62,14 @@ class MeshRoot:
         return root, Charter.decode(charter.encode())
 
     @classmethod
-    def load(cls, path: Path, passphrase: str | None = None) -> MeshRoot:
+    def load(cls, path: Path, passphrase: str | None = None, *, mesh_id: str = "") -> MeshRoot:
         """Read a root key that `save` wrote.
 
         Raises:
             StateError: missing, damaged, open to others, or locked with another passphrase.
         """
         try:
-            return cls(load_secret(path, _KIND, passphrase))
+            return cls(load_secret(path, _KIND, passphrase), mesh_id)
         except FileNotFoundError:
             raise StateError(f"{path} is missing", "only the device that ran meshlore init has it") from None
         except DecodeError as error:
@@ -111,13 +111,14 @@ class MeshRoot:
         lifetime_s: float = MAX_LIFETIME_S,
         *,
         epoch: int | None = None,
+        issuers: Iterable[bytes] = (),
     ) -> Certificate:
         """The same membership with a new serial and time; check the old one with `Credentials.check` first.
 
         Raises:
-            BadSignature: this root did not issue ``certificate``.
+            BadSignature: neither this root nor another of the ``issuers`` (public keys) issued ``certificate``.
         """
-        certificate.verify(self.public_key)
+        certificate.verify(self.public_key, *issuers)
         return self._issue(
             certificate.peer_id,
             certificate.name,

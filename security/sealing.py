@@ -23,12 +23,12 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from ..codec import expect_map, pack, unpack
-from ..errors import DecodeError, NotAMember, SecurityError
+from ..errors import DecodeError, FutureDated, NotAMember, SecurityError
 from .certificates import CLOCK_TOLERANCE_S, Certificate
 from .fields import MAX_EPOCH, MAX_SEQ, MAX_TIME, check_length, check_range
 from .identity import SIGNATURE_BYTES, public_key_of, verify
 from .keyring import MeshKey
-from .membership import Credentials, check_certificate
+from .membership import Credentials
 
 MAX_SEALED_BYTES = 8 * 1024 * 1024
 
@@ -136,18 +136,19 @@ def open_sealed(data: bytes, credentials: Credentials, now: float) -> Sealed:
 
     Raises:
         DecodeError: malformed.
-        NotAMember: its author was no member of this mesh when it was made.
+        NotAMember: its author was no member of this mesh when it was made, or was revoked since.
         BadSignature: its author did not sign it.
-        SecurityError: made in the future (by more than 10 minutes), of an unknown epoch, or not openable.
+        FutureDated: made more than 10 minutes in the future.
+        SecurityError: of an unknown epoch, or not openable.
     """
     prefix, fields, certificate = _decode(data)
     if fields["created_at"] > now + CLOCK_TOLERANCE_S:
         ahead_s = fields["created_at"] - now
-        raise SecurityError(f"the packet was made {ahead_s:.0f} s in the future", "check the clocks of both devices")
+        raise FutureDated(f"the packet was made {ahead_s:.0f} s in the future", "check the clocks of both devices")
     try:
-        check_certificate(fields["certificate"], credentials.charter, certificate.peer_id, fields["created_at"])
+        credentials.check(fields["certificate"], certificate.peer_id, fields["created_at"])
     except NotAMember as error:
-        raise NotAMember(f"the packet's author was no member when it was made: {error.message}") from None
+        raise type(error)(f"the packet's author was no member when it was made: {error.message}") from None
     signed, signature = data[:-SIGNATURE_BYTES], data[-SIGNATURE_BYTES:]
     verify(public_key_of(certificate.peer_id), "packet", signed, signature)
     key = credentials.keyring.key_of(fields["epoch"])
