@@ -3,9 +3,12 @@
 Right after the Noise handshake the dialler writes one message over the encrypted session, and the
 listener answers with one, each a 2-byte length and a canonical map of little more than 8 KiB at most:
 
-    {"hello": certificate}  ->  {"hello": certificate}      and the connection goes on to Yamux
-    {"join": request}       ->  {"answer": answer}          and it closes
-    anything else           ->  {"refused": one line}       and it closes; with a "code" if it was a hello
+    {"hello": certificate, "links": chain}  ->  the same of the listener    and the connection goes on to Yamux
+    {"join": request}                       ->  {"answer": answer}          and it closes
+    anything else                           ->  {"refused": one line}       and it closes; with a "code" if a hello
+
+``links`` is the chain of authority (`security.authority`), so that who has not heard of a new root yet lets its
+members in.
 
 So a stranger speaks to these hundred lines, to the Noise handshake, and to nothing else.
 """
@@ -31,6 +34,7 @@ from multiaddr import Multiaddr
 
 from ..codec import pack, unpack
 from ..errors import DecodeError, MeshloreError, NotAMember, PeerGone, SecurityError
+from ..security.authority import links_from
 from ..security.limits import KeyedBuckets
 from ..security.membership import Certificate, Credentials
 from .dispatch import one_line
@@ -112,8 +116,16 @@ class Door:
         """Whether an address may try to come in now. Each try costs; `welcome` gives members theirs back."""
         return self._strangers.take(address, time.monotonic())
 
-    def judge(self, certificate: bytes, peer_id: str) -> Certificate:
-        return self.credentials.check(certificate, peer_id, time.time())
+    def hello(self) -> dict[str, Any]:
+        """What this node shows."""
+        links = [link.encode() for link in self.credentials.authority.links]
+        return {"hello": self.credentials.certificate_bytes, "links": links}
+
+    def judge(self, message: dict[str, Any], peer_id: str) -> Certificate:
+        """The certificate in another's hello. Raises NotAMember, SecurityError, DecodeError."""
+        if set(message) != {"hello", "links"} or type(message["hello"]) is not bytes:
+            raise DecodeError("an admission message of an unknown kind")
+        return self.credentials.check(message["hello"], peer_id, time.time(), links_from(message["links"]))
 
     def welcome(self, peer_id: str, certificate: Certificate, connection: CountedConnection) -> None:
         self.certificates[peer_id] = certificate
@@ -147,13 +159,12 @@ class MemberNoise(NoiseTransport):  # type: ignore[misc]
         """Raises `NotAMember` when either side does not accept the other."""
         door, raw = self._door, CountedConnection(conn, self._door.count)
         session = await super().secure_outbound(raw, peer_id)
-        await write_message(session, {"hello": door.credentials.certificate_bytes})
+        await write_message(session, door.hello())
         reply = await read_message(session)
         if "refused" in reply:
             raise refused_by_peer(one_line(reply["refused"]), reply.get("code"))
-        certificate = _hello_of(reply)
         remote = str(session.get_remote_peer())
-        door.welcome(remote, door.judge(certificate, remote), raw)
+        door.welcome(remote, door.judge(reply, remote), raw)
         return session
 
     async def secure_inbound(self, conn: IRawConnection) -> ISecureConn:
@@ -166,13 +177,13 @@ class MemberNoise(NoiseTransport):  # type: ignore[misc]
             await self._answer_join(session, message["join"], remote)
             raise SecurityError("a join was answered; this connection has done its work")
         try:
-            certificate = door.judge(_hello_of(message), remote)
+            certificate = door.judge(message, remote)
         except MeshloreError as error:
             log.info("refused a connection from …%s: %s", remote[-8:], error.message)
             code = error.code if isinstance(error, NotAMember) else ""
             await write_message(session, {"refused": one_line(str(error)), "code": code})
             raise
-        await write_message(session, {"hello": door.credentials.certificate_bytes})
+        await write_message(session, door.hello())
         door.welcome(remote, certificate, raw)
         return session
 
@@ -227,9 +238,3 @@ async def _read_exactly(session: ISecureConn, size: int) -> bytes:
     if len(data) != size:
         raise PeerGone("the peer closed the connection")
     return bytes(data)
-
-
-def _hello_of(message: dict[str, Any]) -> bytes:
-    if set(message) != {"hello"} or type(message["hello"]) is not bytes:
-        raise DecodeError("an admission message of an unknown kind")
-    return message["hello"]

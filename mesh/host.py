@@ -61,7 +61,7 @@ class Libp2pTransport:
         return self._door.credentials.peer_id
 
     def renew(self, credentials: Credentials) -> None:
-        """Show this certificate from the next connection on."""
+        """Show these, and judge by them, from the next connection on."""
         self._door.credentials = credentials
 
     def addresses(self) -> list[str]:

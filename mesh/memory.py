@@ -85,6 +85,10 @@ class MemoryTransport:
     def peer_id(self) -> str:
         return self._credentials.peer_id
 
+    def renew(self, credentials: Credentials) -> None:
+        """Show these, and judge by them, from the next connection on."""
+        self._credentials = credentials
+
     def addresses(self) -> list[str]:
         return [f"/memory/{self._credentials.certificate.name}/p2p/{self.peer_id}"]
 
@@ -162,16 +166,20 @@ class MemoryTransport:
         if remote is None or self._network.is_cut(self.peer_id, target):
             raise Unreachable(f"nobody answers at …{target[-8:]}", "is the node there running?", Reason.CLOSED)
         try:
-            mine = remote._credentials.check(self._credentials.certificate_bytes, self.peer_id, time.time())
+            mine = remote._judge(self._credentials)
         except NotAMember as error:
             raise refused_by_peer(str(error), error.code) from None
-        theirs = self._credentials.check(remote._credentials.certificate_bytes, target, time.time())
+        theirs = self._judge(remote._credentials)
         if target not in self._wires:
             self._wires[target] = remote._wires[self.peer_id] = _Wire()
             self._certificates[target], remote._certificates[self.peer_id] = theirs, mine
             remote._service.on_connected(self.peer_id)
             self._service.on_connected(target)
         return target
+
+    def _judge(self, other: Credentials) -> Certificate:
+        links = other.authority.links
+        return self._credentials.check(other.certificate_bytes, other.peer_id, time.time(), links)
 
     async def _answer(self, caller: str, data: bytes) -> bytes:
         await self._thawed(self.peer_id)

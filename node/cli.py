@@ -26,6 +26,7 @@ from .cli_command import (
     print_json,
     with_client,
 )
+from .cli_governing import revoke, rotate_root
 from .cli_tasks import task_app
 
 app = typer.Typer(
@@ -189,5 +190,7 @@ def peers(home: Home = None, json_: Json = False) -> None:
 
 app.command()(demo)
 app.command()(cluster)
+app.command()(revoke)
+app.command()(rotate_root)
 app.add_typer(task_app, name="task")
 app.add_typer(audit_app, name="audit")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +21,7 @@ from ..codec import pack, unpack, unpack_array
 from ..errors import DaemonNotRunning, DeadlineExceeded, DecodeError, InvalidTask, MeshloreError
 from ..knowledge.samples import as_labels, as_levels, presented
 from ..knowledge.space import Space
+from .control_gate import HOST, read_token
 from .protocol import MAX_MESSAGE_BYTES, FrameReader, error_from_map, socket_path
 from .settings import find_places
 from .tasks import (
@@ -39,6 +41,7 @@ from .tasks import (
 
 DEFAULT_TIMEOUT_S = 60.0
 GRACE_S = 5.0
+FORBIDDEN = 403
 
 
 def connect(home: str | Path | None = None) -> MeshClient:
@@ -56,7 +59,9 @@ class MeshClient:
     def __init__(self, home: Path) -> None:
         self._home = home
         transport = httpx.AsyncHTTPTransport(uds=str(socket_path(home)))
-        self._http = httpx.AsyncClient(transport=transport, base_url="http://meshlore", timeout=10)
+        self._http = httpx.AsyncClient(
+            transport=transport, base_url=f"http://{HOST}", timeout=10, event_hooks={"request": [self._show_token]}
+        )
         self._space: Space | None = None
 
     async def __aenter__(self) -> MeshClient:
@@ -93,11 +98,15 @@ class MeshClient:
 
     async def invite(self, *, role: str = "node", lifetime_s: float = 900) -> str:
         """A one-use invite code; the node must hold the mesh's root key."""
-        response = await self._request("POST", "/invite", json={"role": role, "lifetime_s": lifetime_s})
-        value = response.json()
-        if "error" in value:
-            raise error_from_map(value["error"])
-        return str(value["code"])
+        return str((await self._post("/invite", {"role": role, "lifetime_s": lifetime_s}))["code"])
+
+    async def revoke(self, who: str) -> dict[str, Any]:
+        """Take a member's membership away for good, by its name or peer id; the node must hold the root key."""
+        return await self._post("/revoke", {"who": who})
+
+    async def rotate_root(self, *, overlap_s: float) -> dict[str, Any]:
+        """Put a new root key in place of the present one, whose certificates stay valid for ``overlap_s`` seconds."""
+        return await self._post("/rotate-root", {"overlap_s": overlap_s})
 
     @overload
     async def submit(
@@ -190,6 +199,16 @@ class MeshClient:
             return replace(result, images=presented(result.images, self._space))
         return result
 
+    async def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        value: dict[str, Any] = (await self._request("POST", path, json=body)).json()
+        if "error" in value:
+            raise error_from_map(value["error"])
+        return value
+
+    async def _show_token(self, request: httpx.Request) -> None:
+        with suppress(FileNotFoundError):  # no daemon ran here yet, which the request will show
+            request.headers["authorization"] = f"Bearer {read_token(self._home)}"
+
     async def _get(self, path: str) -> httpx.Response:
         return await self._request("GET", path)
 
@@ -200,6 +219,8 @@ class MeshClient:
             raise self._not_running() from None
         except httpx.TransportError as error:
             raise DaemonNotRunning(f"the daemon in {self._home} does not answer ({error!r})", "restart it") from None
+        if response.status_code == FORBIDDEN:
+            raise DaemonNotRunning(f"the daemon in {self._home} refuses this client ({response.text})", "restart it")
         if response.is_server_error:
             raise MeshloreError(f"the daemon in {self._home} failed to answer {path}", "see its log")
         return response

@@ -1,13 +1,13 @@
 """The control API of one daemon: HTTP over a Unix socket that only this user can open.
 
-A web page cannot reach a Unix socket, and the socket and its folder belong to this user alone.
-`meshlore.node.protocol` says what is spoken.
+`control_gate` says who may speak to it, `meshlore.node.protocol` what is spoken.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,8 +21,10 @@ from starlette.routing import Route
 from ..codec import pack, unpack
 from ..errors import DaemonNotRunning, DecodeError, InvalidTask, MeshloreError, StateError
 from ..security.files import make_private_folder
+from .control_gate import ControlGate, make_token
 from .protocol import MAX_MESSAGE_BYTES, error_to_map, frame, socket_path
 
+MAX_JSON_BYTES = 64 * 1024
 Progress = Callable[[float, str], None]
 
 
@@ -37,6 +39,10 @@ class Controlled(Protocol):
 
     async def invite(self, role: str, lifetime_s: float) -> str: ...
 
+    async def revoke(self, who: str) -> dict[str, Any]: ...
+
+    async def rotate_root(self, overlap_s: float) -> dict[str, Any]: ...
+
     def submit(self, task: Any, timeout_s: float, progress: Progress) -> Awaitable[dict[str, Any]]: ...
 
 
@@ -45,23 +51,26 @@ class ControlServer:
 
     def __init__(self, home: Path, node: Controlled) -> None:
         self._path = socket_path(home)
+        self._home = home
         self._node = node
         self._working: set[asyncio.Future[dict[str, Any]]] = set()
-        routes = [
+        self._routes = [
             Route("/status", self._status),
             Route("/peers", self._peers),
             Route("/knowledge", self._knowledge),
             Route("/invite", self._invite, methods=["POST"]),
+            Route("/revoke", self._revoke, methods=["POST"]),
+            Route("/rotate-root", self._rotate_root, methods=["POST"]),
             Route("/task", self._task, methods=["POST"]),
         ]
-        config = uvicorn.Config(
-            Starlette(routes=routes), uds=str(self._path), log_config=None, access_log=False, lifespan="off"
-        )
-        self._server = _Server(config)
 
     async def start(self) -> None:
         """Raises StateError when the socket cannot be made."""
         make_private_folder(self._path.parent)
+        app = ControlGate(Starlette(routes=self._routes), await asyncio.to_thread(make_token, self._home))
+        self._server = _Server(
+            uvicorn.Config(app, uds=str(self._path), log_config=None, access_log=False, lifespan="off")
+        )
         self._path.unlink(missing_ok=True)
         self._serving = asyncio.create_task(self._server.serve(), name="control")
         while not self._server.started and not self._serving.done():  # noqa: ASYNC110 -- uvicorn has no event
@@ -89,14 +98,16 @@ class ControlServer:
         return Response(pack(self._node.knowledge()))
 
     async def _invite(self, request: Request) -> Response:
-        try:
-            wanted = await request.json()
-            return JSONResponse({"code": await self._node.invite(str(wanted["role"]), float(wanted["lifetime_s"]))})
-        except (ValueError, KeyError, TypeError) as error:
-            problem: MeshloreError = InvalidTask(f"malformed request ({error})")
-        except MeshloreError as error:
-            problem = error
-        return JSONResponse({"error": error_to_map(problem)}, status_code=400)
+        async def invite(wanted: dict[str, Any]) -> dict[str, Any]:
+            return {"code": await self._node.invite(str(wanted["role"]), float(wanted["lifetime_s"]))}
+
+        return await _answer(request, invite)
+
+    async def _revoke(self, request: Request) -> Response:
+        return await _answer(request, lambda wanted: self._node.revoke(str(wanted["who"])))
+
+    async def _rotate_root(self, request: Request) -> Response:
+        return await _answer(request, lambda wanted: self._node.rotate_root(float(wanted["overlap_s"])))
 
     async def _task(self, request: Request) -> Response:
         body = bytearray()
@@ -135,6 +146,22 @@ class ControlServer:
         finally:
             work.cancel()
             self._working.discard(work)
+
+
+async def _answer(request: Request, act: Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]) -> Response:
+    """The JSON answer to a JSON request, or its error."""
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > MAX_JSON_BYTES:
+            return Response(status_code=413)
+    try:
+        return JSONResponse(await act(json.loads(body)))
+    except (ValueError, KeyError, TypeError) as error:
+        problem: MeshloreError = InvalidTask(f"malformed request ({error})")
+    except MeshloreError as error:
+        problem = error
+    return JSONResponse({"error": error_to_map(problem)}, status_code=400)
 
 
 def _parse(body: bytes) -> tuple[Any, float]:

@@ -21,10 +21,12 @@ from ..errors import ConfigError
 from ..knowledge.data import Dataset
 from ..knowledge.sources import fitted, load_npz, load_private
 from ..knowledge.space import Space
+from ..mesh.authority import AuthoritySpread
 from ..mesh.host import Libp2pTransport
 from ..mesh.members import HeartbeatSettings, Peer
 from ..mesh.mesh import Mesh, MeshSettings
 from ..mesh.transport import Body, Caller
+from ..security.governance import revoke, rotate_root
 from ..security.identity import Identity
 from ..security.invites import InviteBook
 from ..security.join import answer_request
@@ -32,9 +34,11 @@ from ..security.membership import Credentials
 from .actor import EdgeNode
 from .checkpoints import FileCheckpoint
 from .control import ControlServer, Progress
+from .governing import named
 from .lane import Lane
 from .learner import GUARDS, Learner
 from .library import Library
+from .membership import Membership
 from .messages import PeersChanged
 from .neighbourhood import advertised_model, advertised_stage
 from .plan import Role
@@ -51,15 +55,17 @@ log = structlog.get_logger("meshlore.daemon")
 
 INVITES_FILE = "invites.db"
 ROLES_OF = {"node": ("node", "requester"), "anchor": ("anchor",)}
+ASKERS = frozenset({"requester"})
 
 
 class Daemon:
     """A node with its network and its control API: what the control API shows and what peers ask."""
 
-    def __init__(self, home: Path, settings: Settings, credentials: Credentials, node: EdgeNode) -> None:
+    def __init__(self, home: Path, settings: Settings, membership: Membership, node: EdgeNode) -> None:
+        credentials = membership.credentials
         self._home = home
         self._settings = settings
-        self._credentials = credentials
+        self._membership = membership
         self._node = node
         self._book = InviteBook(home / INVITES_FILE, credentials.mesh_id)
         self._tasks = TaskService(node)
@@ -74,15 +80,15 @@ class Daemon:
             address_book=home / ADDRESS_BOOK,
             on_peer=self._on_peer,
         )
+        self._authority = AuthoritySpread(self._mesh, self._transport, membership)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until ``stop`` is set or something that cannot be survived happens."""
         async with AsyncExitStack() as cleanup:
             cleanup.push_async_callback(self._node.close)
-            self._mesh.serve("task", self._serve_task)
-            renewal = Renewal(
-                self._credentials, self._mesh, certificate_of=self._transport.certificate_of, take=self._take
-            )
+            self._mesh.serve("task", self._serve_task, ASKERS)
+            renewal = Renewal(self._membership, self._mesh, certificate_of=self._transport.certificate_of)
+            self._membership.listeners += [self._show, lambda _: self._authority.wake(), lambda _: renewal.wake()]
             self._node.neighbourhood.attach(self._mesh)
             await self._mesh.start(list(self._settings.bootstrap))
             cleanup.push_async_callback(self._mesh.stop)
@@ -90,10 +96,11 @@ class Daemon:
             await control.start()
             cleanup.push_async_callback(control.stop)
             remember_ports(self._home, self._transport.addresses())
-            log.info("running", peer_id=self._credentials.peer_id, addresses=self._transport.addresses())
+            log.info("running", peer_id=self._transport.peer_id, addresses=self._transport.addresses())
             running = [
                 asyncio.create_task(self._node.run(), name="node"),
                 asyncio.create_task(renewal.run(), name="certificate"),
+                asyncio.create_task(self._authority.run(), name="authority"),
                 asyncio.create_task(stop.wait(), name="stop"),
             ]
             try:
@@ -133,13 +140,25 @@ class Daemon:
 
     async def invite(self, role: str, lifetime_s: float) -> str:
         """Raises ConfigError on a device that does not hold the root key, and for an unknown role."""
-        if self._credentials.root is None:
+        if self._membership.credentials.root is None:
             raise ConfigError("this device cannot invite: it does not hold the mesh's root key", "ask the founder")
         if role not in ROLES_OF:
             raise ConfigError(f"role {role[:40]!r}", f"one of {', '.join(ROLES_OF)}")
         addresses = self._transport.addresses()
         invite = await asyncio.to_thread(self._book.create, addresses, ROLES_OF[role], time.time(), lifetime_s)
         return invite.code()
+
+    async def revoke(self, who: str) -> dict[str, Any]:
+        """Raises ConfigError: no or several such members are known, or the root key is not here."""
+        peer_id, name = named(who, self._mesh.peers())
+        changed = await self._membership.change(lambda own: revoke(own, peer_id, time.time()))
+        return {"name": name, "peer_id": peer_id, "version": changed.authority.revocations.version}
+
+    async def rotate_root(self, overlap_s: float) -> dict[str, Any]:
+        """Raises ConfigError: the overlap is out of range, or the root key is not here."""
+        changed = await self._membership.change(lambda own: rotate_root(own, time.time(), overlap_s))
+        link = changed.authority.links[-1]
+        return {"root": link.public_key.hex(), "until": link.until}
 
     async def submit(self, task: Any, timeout_s: float, progress: Progress) -> dict[str, Any]:
         return await self._tasks.submit(task, timeout_s, progress)
@@ -149,16 +168,17 @@ class Daemon:
 
     def _answer_join(self, request: bytes, peer_id: str) -> bytes:
         """In a worker thread of the transport."""
-        return answer_request(request, peer_id, self._credentials, self._book, time.time(), self._reachable)
+        return answer_request(request, peer_id, self._membership.credentials, self._book, time.time(), self._reachable)
 
     def _on_peer(self, _peer: Peer) -> None:
         known = [peer for peer in self._mesh.peers() if peer.connected]
         self._reachable = tuple(address for peer in known for address in peer.addresses[:1])
         self._node.tell(PeersChanged())
+        self._authority.wake()
 
-    async def _take(self, credentials: Credentials) -> None:
-        await asyncio.to_thread(credentials.save_certificate, self._home)
-        self._credentials = self._node.credentials = credentials
+    def _show(self, credentials: Credentials) -> None:
+        self._node.credentials = credentials
+        self._node.library.renew(credentials)
         self._transport.renew(credentials)
 
 
@@ -254,23 +274,23 @@ def run_daemon(home: Path, settings: Settings, *, passphrase: str | None = None,
     try:
         credentials = Credentials.load(home, passphrase)
         settings = settings.model_copy(update={"name": credentials.certificate.name})
-        asyncio.run(_run(home, settings, credentials, parent_pid))
+        asyncio.run(_run(settings, Membership(home, credentials, passphrase), parent_pid))
     finally:
         lock.release()
 
 
-async def _run(home: Path, settings: Settings, credentials: Credentials, parent_pid: int | None) -> None:
+async def _run(settings: Settings, membership: Membership, parent_pid: int | None) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    node, notes = await asyncio.to_thread(build_node, home, settings, credentials)
+    node, notes = await asyncio.to_thread(build_node, membership.home, settings, membership.credentials)
     for note in notes:
         log.info(note)
     await node.restore()
     watch = asyncio.create_task(_stop_with(parent_pid, stop)) if parent_pid is not None else None
     try:
-        await Daemon(home, settings, credentials, node).run(stop)
+        await Daemon(membership.home, settings, membership, node).run(stop)
     finally:
         if watch is not None:
             watch.cancel()

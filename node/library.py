@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, replace
 
-from ..errors import DecodeError, SecurityError
+from ..errors import DecodeError, Replayed, SecurityError
 from ..knowledge.merging import aligned, unknown
 from ..knowledge.packet import LogitPacket, SamplePacket, decode
 from ..knowledge.space import Space
@@ -46,6 +46,15 @@ class Library:
     @property
     def space(self) -> Space:
         return self._space
+
+    def renew(self, credentials: Credentials) -> None:
+        """Judge by these from now on. What members sent that were revoked since is dropped."""
+        self._credentials = credentials
+        for entry in list(self._entries.values()):
+            if credentials.authority.revoked_at(entry.author) is not None:
+                del self._entries[entry.name]
+                self._shown.pop(entry.name, None)
+                self._store.drop(entry.name)
 
     def grow(self, space: Space) -> None:
         """Show entries in a space that has classes behind those known so far."""
@@ -83,10 +92,10 @@ class Library:
         with self._admitting:
             other = self._by_number.get((entry.author, entry.seq), name)
             if other != name:
-                raise SecurityError(f"{entry.author_name} signed two packets with the number {entry.seq}")
+                raise Replayed(f"{entry.author_name} signed two packets with the number {entry.seq}")
             newer = self._of(entry.author, type(entry.packet))
             if newer is not None and newer.seq > entry.seq:
-                raise SecurityError(f"packet {entry.seq} of {entry.author_name} is superseded by {newer.seq}")
+                raise Replayed(f"packet {entry.seq} of {entry.author_name} is superseded by {newer.seq}")
             if name not in self._entries:
                 self._store.put(name, data)
                 self._remember(entry)

@@ -3,6 +3,8 @@
     GET  /status, /peers      JSON
     GET  /knowledge           msgpack: the samples that this node published
     POST /invite              JSON {"role", "lifetime_s"} -> {"code"}
+    POST /revoke              JSON {"who"} -> {"name", "peer_id", "version"}
+    POST /rotate-root         JSON {"overlap_s"} -> {"root", "until"}
     POST /task                msgpack {"task", "timeout_s"} -> frames: progress*, then result or error
 
 A frame is a 4-byte big-endian length and a msgpack map with the key "event".

@@ -1,10 +1,10 @@
-"""Keeps this device's membership certificate fresh, and renews those of others where the root key is held."""
+"""Keeps this device's membership certificate fresh, and renews those of others where a key that issues is held."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 
 import structlog
 
@@ -13,7 +13,8 @@ from ..errors import MeshloreError, Refused
 from ..mesh.mesh import Mesh
 from ..mesh.transport import Body, Caller
 from ..security.certificates import Certificate, needs_renewal
-from ..security.membership import Credentials
+from ..security.governance import renewed
+from .membership import Membership
 
 log = structlog.get_logger("meshlore.daemon")
 
@@ -27,35 +28,37 @@ class Renewal:
     """Renewal never ends a node: what fails is tried again while the certificate lasts.
 
     Args:
-        take: makes new credentials durable and shows them from then on.
         certificate_of: the checked certificate of a connected member.
     """
 
-    def __init__(
-        self,
-        credentials: Credentials,
-        mesh: Mesh,
-        *,
-        certificate_of: Callable[[str], Certificate],
-        take: Callable[[Credentials], Awaitable[None]],
-    ) -> None:
-        self._credentials = credentials
+    def __init__(self, membership: Membership, mesh: Mesh, *, certificate_of: Callable[[str], Certificate]) -> None:
+        self._membership = membership
         self._mesh = mesh
         self._certificate_of = certificate_of
-        self._take = take
+        self._wake = asyncio.Event()
         mesh.serve(KIND, self._renew_other)
+
+    def wake(self) -> None:
+        """The root may have handed on: look whether the own certificate is still from the present one."""
+        self._wake.set()
 
     async def run(self) -> None:
         """Until cancelled."""
         while True:
-            due = needs_renewal(self._credentials.certificate, time.time())
-            renewed = due and await self._renew()
-            await asyncio.sleep(CHECK_S if renewed or not due else RETRY_S)
+            self._wake.clear()
+            own = self._membership.credentials
+            due = needs_renewal(own.certificate, time.time()) or own.needs_renewal_by_root
+            done = not due or await self._renew()
+            try:
+                async with asyncio.timeout(CHECK_S if done else RETRY_S):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
 
     async def _renew(self) -> bool:
-        own = self._credentials
+        own = self._membership.credentials
         if own.root is not None:
-            return await self._accept(own.root.renew(own.certificate, time.time()).encode())
+            return await self._accept(renewed(own, own.certificate, time.time()).encode())
         for peer in self._mesh.peers():
             if not peer.connected:
                 continue
@@ -70,16 +73,15 @@ class Renewal:
 
     async def _accept(self, certificate: bytes) -> bool:
         try:
-            self._credentials = self._credentials.with_certificate(certificate, time.time())
-            await self._take(self._credentials)
+            changed = await self._membership.change(lambda own: own.with_certificate(certificate, time.time()))
         except MeshloreError as error:
             log.warning("a renewed certificate is not used", because=str(error))
             return False
-        log.info("certificate renewed", expires=self._credentials.certificate.not_after)
+        log.info("certificate renewed", expires=changed.certificate.not_after)
         return True
 
     async def _renew_other(self, caller: Caller, _body: Body) -> Mapping[str, bytes]:
-        if self._credentials.root is None:
+        own = self._membership.credentials
+        if own.root is None:
             raise Refused("this device cannot renew certificates", code="role")
-        renewed = self._credentials.root.renew(self._certificate_of(caller.peer_id), time.time())
-        return {"certificate": renewed.encode()}
+        return {"certificate": renewed(own, self._certificate_of(caller.peer_id), time.time()).encode()}
