@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import ConfigError, DecodeError, MeshloreError, NotAMember
+from ..errors import ConfigError, DecodeError, MeshloreError, NotAMember, PeerTimeout, Unreachable
 from ..security.invites import host_of
 from ..security.membership import Certificate
 from . import messages
 from .addresses import Book, load_book, save_book
 from .members import MemberTable, Peer, PeerState, Problem
 from .messages import Advert, Hello
+from .overlay import Neighbour, Overlay, Usefulness
 from .owned import OwnedTasks
 from .reasons import reason_of
 from .settings import MeshSettings
@@ -30,8 +31,10 @@ SHORTEST_DIAL_S = 1.5
 class _Link:
     """This node's side of one live connection."""
 
+    since: float
     greet_due: float
     expires_at: int
+    parted: bool = False
     greeted: bool = False
     advert_sent: int = -1
 
@@ -40,7 +43,8 @@ class Acquaintance:
     """Drives a `MemberTable` over a transport.
 
     ``on_change`` is called with the peer id whenever what is known about a peer changed; ``on_hello``
-    with the peer id and the digest of its blobs when it is greeted; ``own_digest`` gives ours.
+    with the peer id and the digest of its blobs when it is greeted; ``own_digest`` gives ours; ``worth`` is
+    what the owner thinks of a peer as a neighbour.
     """
 
     def __init__(
@@ -55,10 +59,13 @@ class Acquaintance:
         own_digest: Callable[[], bytes],
         on_change: Callable[[str], None],
         on_hello: Callable[[str, bytes], None],
+        worth: Callable[[Peer], float],
     ) -> None:
         self._transport, self._settings, self._tasks = transport, settings, tasks
         self._clock, self._dice = clock, dice
         self._own_digest, self._on_change, self._on_hello = own_digest, on_change, on_hello
+        self._owners_worth, self._usefulness = worth, Usefulness()
+        self._overlay = Overlay(settings.overlay, dice, clock())
         self._book_path = address_book
         self._book: Book = {}
         self._table = MemberTable(transport.peer_id, settings.heartbeat, dice)
@@ -108,7 +115,7 @@ class Acquaintance:
         now = self._clock()
         # one of the two greets; the other steps in only if it does not
         patience_s = 0.0 if self._transport.peer_id < peer_id else 1.0
-        self._links[peer_id] = _Link(now + patience_s, certificate.not_after)
+        self._links[peer_id] = _Link(now, now + patience_s, certificate.not_after)
         self._table.connected(peer_id, certificate.name, certificate.roles, now)
         self._exchange_soon(now)
         self._warned.discard(peer_id)
@@ -116,8 +123,11 @@ class Acquaintance:
         self._on_change(peer_id)
 
     def disconnected(self, peer_id: str) -> None:
-        self._links.pop(peer_id, None)
-        self._table.disconnected(peer_id, self._clock())
+        link = self._links.pop(peer_id, None)
+        if link is not None and link.parted:
+            self._table.parted(peer_id, self._clock())
+        else:
+            self._table.disconnected(peer_id, self._clock())
         log.info("disconnected from …%s", peer_id[-8:])
         self._on_change(peer_id)
 
@@ -131,12 +141,7 @@ class Acquaintance:
             self._on_change(peer.peer_id)
             if peer.state is PeerState.GONE:
                 self._tasks.once("hang up", peer.peer_id, self._transport.disconnect, peer.peer_id)
-        room = self._settings.max_neighbours - len(self._links)
-        dialled = self._tasks.under_way("dial")
-        room = min(room, self._settings.parallel_dials - len(dialled))
-        due = [(peer_id, addresses) for peer_id, addresses in self._table.due_dials(now) if peer_id not in dialled]
-        for peer_id, addresses in due[: max(0, room)]:
-            self._tasks.once("dial", peer_id, self._dial, peer_id, addresses)
+        self._choose_neighbours(now)
         for peer_id in self._table.due_beats(now):
             self._tasks.once("beat", peer_id, self._beat, peer_id)
         for peer_id, link in self._links.items():
@@ -155,6 +160,20 @@ class Acquaintance:
         if now >= self._next_save:
             self._next_save = now + self._settings.save_addresses_s
             self._tasks.once("save", "addresses", self.save_addresses)
+
+    def _choose_neighbours(self, now: float) -> None:
+        dialled = self._tasks.under_way("dial")
+        due = {peer_id: addresses for peer_id, addresses in self._table.due_dials(now) if peer_id not in dialled}
+        room = max(0, self._settings.parallel_dials - len(dialled))
+        for peer_id in self._overlay.dials(list(due), len(self._links), len(dialled), self._worth, now)[:room]:
+            self._tasks.once("dial", peer_id, self._dial, peer_id, due[peer_id])
+        links = {
+            peer_id: Neighbour(self._worth(peer_id), link.since)
+            for peer_id, link in self._links.items()
+            if not link.parted
+        }
+        for peer_id in self._overlay.partings(links, now):
+            self._tasks.once("part", peer_id, self._part, peer_id, self._links[peer_id])
 
     async def save_addresses(self) -> None:
         """Write the address book if it changed, on a worker thread. Some kB at most; an error is one warning."""
@@ -177,6 +196,27 @@ class Acquaintance:
         self._table.heard(peer_id, ended, rtt_s=ended - started)
         return answer
 
+    async def reach(self, peer_id: str, timeout_s: float) -> None:
+        """Connect to a known member that is no neighbour.
+
+        Raises:
+            Unreachable: it is not known, gone, or cannot be reached. PeerTimeout: not by the deadline.
+        """
+        peer = self.peer(peer_id)
+        if peer is None or not peer.addresses or peer.state is PeerState.GONE:
+            raise Unreachable(f"not connected to …{peer_id[-8:]}", "see: meshlore peers")
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._dial(peer_id, peer.addresses)
+        except TimeoutError:
+            raise PeerTimeout(f"…{peer_id[-8:]} took no connection within {timeout_s:g} s", "ask another") from None
+        if peer_id not in self._transport.connected():
+            raise Unreachable(f"…{peer_id[-8:]} cannot be reached", "see: meshlore peers")
+
+    def brought(self, peer_id: str) -> None:
+        """Something new came from this peer."""
+        self._usefulness.brought(peer_id, self._clock())
+
     # --- answers to the other side
 
     def answer_hello(self, peer_id: str, body: Body) -> Body:
@@ -196,6 +236,14 @@ class Acquaintance:
         """Raises DecodeError."""
         same = messages.read_ask_peers(body) == messages.circle_digest(self._circle())
         return messages.peers_body([] if same else self._reachable(peer_id))
+
+    def answer_part(self, peer_id: str, body: Body) -> Body:
+        """The peer has neighbours enough and names others. Raises DecodeError."""
+        peers = messages.read_peers(body)
+        if link := self._links.get(peer_id):
+            link.parted = True
+        self._learn_peers(peers, peer_id)
+        return {}
 
     # --- what a tick starts; each ends by a deadline
 
@@ -218,6 +266,14 @@ class Acquaintance:
         if problem and (refused or peer_id in self._bootstrap) and peer_id not in self._warned:
             self._warned.add(peer_id)
             log.warning("cannot reach …%s, trying on: %s", peer_id[-8:], problem.text)
+
+    async def _part(self, peer_id: str, link: _Link) -> None:
+        """Hang up by agreement; on a peer that does not answer, without."""
+        link.parted = True
+        try:
+            await self.request(peer_id, messages.PART, messages.peers_body(self._reachable(peer_id)))
+        finally:
+            await self._transport.disconnect(peer_id)
 
     async def _greet(self, peer_id: str, link: _Link) -> None:
         link.greet_due = self._clock() + self._settings.request_timeout_s
@@ -261,7 +317,14 @@ class Acquaintance:
             if new and self._table.peer(peer_id, now) is not None:
                 self._exchange_soon(now)
 
+    def _worth(self, peer_id: str) -> float:
+        peer = self.peer(peer_id)
+        owners = 0.0 if peer is None else self._owners_worth(peer)
+        return owners + self._usefulness.of(peer_id, self._clock())
+
     def _exchange_soon(self, now: float) -> None:
+        if not self._overlay.lacks(len(self._links)):
+            return
         self._exchange_s = self._settings.first_exchange_s
         self._next_exchange = min(self._next_exchange, now + self._exchange_s)
 

@@ -9,7 +9,7 @@ is wrong on every device, and not for good, so no two honest members stay apart.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Container, Hashable, Iterable, Mapping
+from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -45,12 +45,16 @@ class _Wait:
 
 
 class Gossip:
-    """What the neighbours hold, as they said. Times are seconds of one monotonic clock."""
+    """What the neighbours hold, as they said. Times are seconds of one monotonic clock.
+
+    ``mine`` is what is here, or not wanted here; what leaves it is wanted again when a neighbour names it again.
+    """
 
     def __init__(self, settings: GossipSettings, dice: Callable[[], float]) -> None:
         self._settings = settings
         self._dice = dice
         self._held: dict[str, dict[str, int]] = {}
+        self._open: dict[str, dict[str, int]] = {}
         self._pulling: dict[str, str] = {}
         self._not_from: dict[tuple[str, str], _Wait] = {}
         self._aside: dict[str, _Wait] = {}
@@ -64,15 +68,24 @@ class Gossip:
         held = self._held.setdefault(peer_id, {})
         for name, size_bytes in blobs:
             if name not in held and len(held) >= self._settings.max_names_per_peer:
-                for known in [known for known in held if known in mine or self._is_aside(known, now)]:
-                    del held[known]
+                self.lacks(peer_id, [known for known in held if known in mine or self._is_aside(known, now)])
                 if len(held) >= self._settings.max_names_per_peer:
                     return
             held[name] = size_bytes
+            if name not in mine:
+                self._open.setdefault(name, {})[peer_id] = size_bytes
+
+    def lacks(self, peer_id: str, names: Iterable[str]) -> None:
+        """The peer does not hold these, whatever was heard before."""
+        held = self._held.get(peer_id, {})
+        for name in names:
+            held.pop(name, None)
+            self._close(name, peer_id)
 
     def forget(self, peer_id: str) -> None:
         """The peer left: it holds nothing that we could pull. Its faults are not forgotten by that."""
-        self._held.pop(peer_id, None)
+        for name in self._held.pop(peer_id, {}):
+            self._close(name, peer_id)
         for key in [key for key in self._not_from if key[1] == peer_id]:
             del self._not_from[key]
 
@@ -87,7 +100,7 @@ class Gossip:
         if free <= 0:
             return pulls
         busy = Counter(self._pulling.values())
-        for name, holders in self._wanted(mine, now).items():
+        for name, holders in self._wanted(mine, now):
             candidates = [peer_id for peer_id in holders if _is_over(self._not_from.get((name, peer_id)), now)]
             if not candidates:
                 continue
@@ -102,9 +115,9 @@ class Gossip:
     def lacking(self, mine: Container[str], now: float) -> int:
         """How many blobs are under way, or may be pulled from a neighbour within half a minute."""
         soon = now + SOON_S
-        wanted = self._wanted(mine, now).items()
         return len(self._pulling) + sum(
-            any(_is_over(self._not_from.get((name, peer_id)), soon) for peer_id in holders) for name, holders in wanted
+            any(_is_over(self._not_from.get((name, peer_id)), soon) for peer_id in holders)
+            for name, holders in self._wanted(mine, now)
         )
 
     def finished(self, name: str) -> None:
@@ -133,7 +146,7 @@ class Gossip:
     def missing(self, name: str) -> None:
         """The peer does not have it after all."""
         if peer_id := self._pulling.pop(name, None):
-            self._held.get(peer_id, {}).pop(name, None)
+            self.lacks(peer_id, [name])
 
     def misdelivered(self, name: str, now: float) -> None:
         """The peer sent other bytes: marked, and the blob is pulled elsewhere, from this one much later."""
@@ -163,20 +176,26 @@ class Gossip:
         waits[key] = _Wait(now + delay_s, tries + 1)
         _trim(waits, self._settings.max_rejected, now)
 
-    def _wanted(self, mine: Container[str], now: float) -> dict[str, dict[str, int]]:
-        wanted: dict[str, dict[str, int]] = {}
-        for peer_id, held in self._held.items():
-            if self._faults_of(peer_id, now) >= self._settings.faults_to_ignore:
-                continue
-            for name, size_bytes in held.items():
-                if (
-                    name not in mine
-                    and name not in self._pulling
-                    and size_bytes <= self._settings.max_blob_bytes
-                    and not self._is_aside(name, now)
-                ):
-                    wanted.setdefault(name, {})[peer_id] = size_bytes
-        return wanted
+    def _wanted(self, mine: Container[str], now: float) -> Iterator[tuple[str, dict[str, int]]]:
+        """Names to pull with those who have them and may be asked; what is here by now is not looked at again."""
+        for name in [name for name in self._open if name in mine]:
+            del self._open[name]
+        ignored = {peer for peer in self._faults if self._faults_of(peer, now) >= self._settings.faults_to_ignore}
+        for name, holders in self._open.items():
+            if name not in self._pulling and not self._is_aside(name, now):
+                usable = {
+                    peer_id: size_bytes
+                    for peer_id, size_bytes in holders.items()
+                    if size_bytes <= self._settings.max_blob_bytes and peer_id not in ignored
+                }
+                if usable:
+                    yield name, usable
+
+    def _close(self, name: str, peer_id: str) -> None:
+        if (holders := self._open.get(name)) is not None:
+            holders.pop(peer_id, None)
+            if not holders:
+                del self._open[name]
 
 
 def _is_over(wait: _Wait | None, now: float) -> bool:

@@ -5,6 +5,8 @@ States follow from silence alone, so a peer that is frozen, cut off or killed al
     new  -- connected, heard -->  live  -- 2 beats missed -->  suspect  -- 3 missed -->  gone
                                    ^--------- heard -----------'                          |
                                    '--------------- connected again ----------------------'
+
+A live peer that is no neighbour any more, by agreement, is new again: known, and neither seen nor missed.
 """
 
 from __future__ import annotations
@@ -64,6 +66,7 @@ class HeartbeatSettings:
     first_redial_s: float = 0.5
     longest_redial_s: float = 30.0
     refused_redial_s: float = 60.0
+    parted_redial_s: float = 60.0
     forget_s: float = 24 * 3600.0
     max_peers: int = 512
     max_hearsay: int = 64
@@ -141,6 +144,12 @@ class MemberTable:
             entry.connected, entry.state = False, PeerState.GONE
             entry.dial_due = now + self._settings.first_redial_s * (0.5 + self._dice())
 
+    def parted(self, peer_id: str, now: float) -> None:
+        """The two agreed not to be neighbours: not gone, and dialled again much later if at all."""
+        if entry := self._entries.get(peer_id):
+            entry.connected, entry.state = False, PeerState.NEW
+            entry.dial_due = now + self._settings.parted_redial_s * (0.75 + 0.5 * self._dice())
+
     def heard(self, peer_id: str, now: float, rtt_s: float | None = None) -> None:
         """Any sign of life; it also puts off our own beat, so of two peers only one asks."""
         entry = self._entries.get(peer_id)
@@ -161,6 +170,8 @@ class MemberTable:
             settings = self._settings
             entry.problem = None if entry.connected else problem
             entry.failures += 1
+            if not entry.connected:
+                entry.state = PeerState.GONE
             delay = min(settings.longest_redial_s, settings.first_redial_s * 2 ** min(entry.failures, 16))
             if refused:
                 delay = settings.refused_redial_s

@@ -274,6 +274,9 @@ class MemoryStore:
     def inventory(self) -> dict[str, int]:
         return {name: len(data) for name, data in self.blobs.items()}
 
+    def declines(self, name: str) -> bool:
+        return False
+
     def read(self, name: str) -> bytes:
         return self.blobs[name]
 

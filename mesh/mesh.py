@@ -42,6 +42,7 @@ class Mesh:
         store: the node's blobs.
         address_book: file that remembers where members were reached, or None.
         on_peer: called with a `Peer` when its state or advert changed.
+        worth: how much a member is worth as a neighbour, 0..1 or more; what it brought lately is added to that.
         clock: monotonic seconds. dice: numbers in [0, 1).
     """
 
@@ -53,6 +54,7 @@ class Mesh:
         settings: MeshSettings | None = None,
         address_book: Path | None = None,
         on_peer: Callable[[Peer], None] | None = None,
+        worth: Callable[[Peer], float] = lambda _peer: 0.0,
         clock: Callable[[], float] = time.monotonic,
         dice: Callable[[], float] = random.random,
     ) -> None:
@@ -73,6 +75,7 @@ class Mesh:
             dice,
             ask=self._ask,
             wake=self._wake.set,
+            brought=lambda peer_id: self._acquaintance.brought(peer_id),
         )
         self._acquaintance = Acquaintance(
             transport,
@@ -84,6 +87,7 @@ class Mesh:
             own_digest=self._spreading.digest,
             on_change=self._peer_changed,
             on_hello=self._spreading.greeted,
+            worth=worth,
         )
 
     # --- the owner's side
@@ -146,7 +150,9 @@ class Mesh:
         self._handlers[kind] = (handler, roles)
 
     async def request(self, peer_id: str, kind: str, body: Body, timeout_s: float) -> Body:
-        """Ask one neighbour. Raises as `Transport.request` does."""
+        """Ask one member; who is no neighbour is dialled first. Raises as `Transport.request` does."""
+        if peer_id not in self._transport.connected():
+            await self._acquaintance.reach(peer_id, timeout_s)
         answer = await self._transport.request(peer_id, kind, body, timeout_s=timeout_s)
         self._acquaintance.heard(peer_id)
         return answer
@@ -208,6 +214,10 @@ class Mesh:
                 return self._acquaintance.answer_peers(peer_id, body)
             case messages.ANNOUNCE:
                 return self._spreading.answer_announce(peer_id, body)
+            case messages.SYNC:
+                return self._spreading.answer_sync(peer_id, body)
+            case messages.PART:
+                return self._acquaintance.answer_part(peer_id, body)
         raise Refused(f"unknown kind {kind[:40]!r}", "update this node", code="unknown-kind")
 
     # --- the ticker

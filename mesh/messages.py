@@ -7,6 +7,8 @@
 | mesh.advert   | advert                                  |                                         |
 | mesh.announce | have: a list of [name, size]            |                                         |
 | mesh.peers    | digest of the peers the asker knows     | peers: a list of [peer id, addresses]   |
+| mesh.sync     | buckets: digests (`reconcile`)          | have: as announced; differ, told: bits  |
+| mesh.part     | peers: to be neighbours with instead    |                                         |
 """
 
 from __future__ import annotations
@@ -20,8 +22,10 @@ from ..codec import expect_map, pack
 from ..errors import ConfigError, DecodeError
 from ..security.identity import public_key_of
 from ..security.invites import host_of
+from .reconcile import BUCKET_DIGEST_BYTES, BUCKETS, Answer
 
 HELLO, BEAT, ADVERT, ANNOUNCE, PEERS = "mesh.hello", "mesh.beat", "mesh.advert", "mesh.announce", "mesh.peers"
+SYNC, PART = "mesh.sync", "mesh.part"
 OWN_PREFIX = "mesh."
 MAX_ADVERT_BYTES = 8 << 10
 MAX_ADDRESSES = 8
@@ -82,23 +86,37 @@ def check_advert(advert: Advert) -> None:
 
 
 def announce_body(blobs: Iterable[tuple[str, int]]) -> dict[str, Any]:
-    return {"have": [[bytes.fromhex(name), size_bytes] for name, size_bytes in blobs]}
+    return {"have": _have(blobs)}
 
 
 def read_announce(body: Any) -> list[tuple[str, int]]:
     """Raises DecodeError."""
-    have = expect_map(body, {"have": list})["have"]
-    if len(have) > MAX_NAMES:
-        raise DecodeError(f"an announcement of {len(have)} names where at most {MAX_NAMES} are allowed")
-    blobs = []
-    for item in have:
-        if type(item) is not list or [type(part) for part in item] != [bytes, int]:
-            raise DecodeError("an announcement holds pairs of name and size")
-        name, size_bytes = item
-        if len(name) != NAME_BYTES or not 0 < size_bytes < 2**40:
-            raise DecodeError("an announced name or size is out of range")
-        blobs.append((name.hex(), size_bytes))
-    return blobs
+    return _read_have(expect_map(body, {"have": list})["have"])
+
+
+def sync_body(buckets: bytes) -> dict[str, Any]:
+    return {"buckets": buckets}
+
+
+def read_sync(body: Any) -> bytes:
+    """The asker's bucket digests. Raises DecodeError."""
+    buckets: bytes = expect_map(body, {"buckets": bytes})["buckets"]
+    if len(buckets) != BUCKETS * BUCKET_DIGEST_BYTES:
+        raise DecodeError("the digests of what a peer holds have the wrong length")
+    return buckets
+
+
+def sync_answer_body(answer: Answer) -> dict[str, Any]:
+    return {"have": _have(answer.have), "differ": _bits(answer.differ), "told": _bits(answer.told)}
+
+
+def read_sync_answer(body: Any) -> Answer:
+    """Raises DecodeError."""
+    fields = expect_map(body, {"have": list, "differ": int, "told": int})
+    differ, told = _read_bits(fields["differ"]), _read_bits(fields["told"])
+    if told - differ:
+        raise DecodeError("a peer tells of what does not differ")
+    return Answer(_read_have(fields["have"]), differ, told)
 
 
 def peers_body(peers: KnownPeers) -> dict[str, Any]:
@@ -173,3 +191,31 @@ def _read_addresses(addresses: list[Any], peer_id: str) -> tuple[str, ...]:
         whole.append(f"{address.removesuffix(f'/p2p/{peer_id}')}/p2p/{peer_id}")
         host_of(whole[-1])
     return tuple(whole)
+
+
+def _bits(buckets: Iterable[int]) -> int:
+    return sum(1 << bucket for bucket in buckets)
+
+
+def _read_bits(bits: int) -> frozenset[int]:
+    if not 0 <= bits < 1 << BUCKETS:
+        raise DecodeError("a peer tells of buckets that there are not")
+    return frozenset(bucket for bucket in range(BUCKETS) if bits >> bucket & 1)
+
+
+def _have(blobs: Iterable[tuple[str, int]]) -> list[list[Any]]:
+    return [[bytes.fromhex(name), size_bytes] for name, size_bytes in blobs]
+
+
+def _read_have(have: list[Any]) -> list[tuple[str, int]]:
+    if len(have) > MAX_NAMES:
+        raise DecodeError(f"an announcement of {len(have)} names where at most {MAX_NAMES} are allowed")
+    blobs = []
+    for item in have:
+        if type(item) is not list or [type(part) for part in item] != [bytes, int]:
+            raise DecodeError("an announcement holds pairs of name and size")
+        name, size_bytes = item
+        if len(name) != NAME_BYTES or not 0 < size_bytes < 2**40:
+            raise DecodeError("an announced name or size is out of range")
+        blobs.append((name.hex(), size_bytes))
+    return blobs

@@ -1,4 +1,4 @@
-"""Spreading blobs: tell neighbours what is here, pull from them what is not."""
+"""Spreading blobs: tell neighbours what is here, compare with them what was missed, pull what is lacking."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from ..errors import DecodeError, MeshloreError, Refused, SecurityError
 from . import messages
 from .gossip import Gossip, Pull
 from .owned import OwnedTasks
+from .reconcile import BUCKETS, bucket_digests, bucket_of, compare
 from .settings import MeshSettings
 from .transport import Body, Transport
 
 log = logging.getLogger("meshlore.mesh")
 
+STEP_IN_S = 2.0
+MORE_S = 0.5
 Ask = Callable[[str, str, Body], Awaitable[Body]]
 
 
@@ -24,6 +27,9 @@ class BlobStore(Protocol):
 
     def inventory(self) -> Mapping[str, int]:
         """Name (SHA-256, hex) to size in bytes of all that is there. Called often: keep it in memory."""
+
+    def declines(self, name: str) -> bool:
+        """This one is not here and shall not come: it was given up, or something newer replaced it."""
 
     def read(self, name: str) -> bytes:
         """The bytes of one; raises KeyError when it is not there. Called on a worker thread."""
@@ -39,15 +45,38 @@ class BlobStore(Protocol):
 
 
 @dataclass
-class _Told:
-    """What one neighbour has been told; ``settled`` is the version of our names that it knows completely."""
+class _Neighbour:
+    """What one neighbour knows of our names, and what is due between the two (monotonic seconds).
 
+    ``met``: the two have compared what they hold; until then nothing is announced. ``names``: what it was told.
+    ``settled``: the version of our names that it knows completely.
+    """
+
+    compare_due: float
+    met: bool = False
     names: set[str] = field(default_factory=set)
     settled: int = -1
+    announce_due: float = 0.0
+    failures: int = 0
+
+
+class _Here:
+    """Contains the names that are here or not wanted here."""
+
+    def __init__(self, store: BlobStore) -> None:
+        self.names: frozenset[str] = frozenset()
+        self._store = store
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and (name in self.names or self._store.declines(name))
 
 
 class Spreading:
-    """Drives a `Gossip` over a transport and a store; ``ask`` is `Acquaintance.request`."""
+    """Drives a `Gossip` over a transport and a store; ``ask`` is `Acquaintance.request`.
+
+    News is announced; what two neighbours hold is compared when they meet and ever again (`reconcile`).
+    ``brought`` is called with the peer that a new blob came from.
+    """
 
     def __init__(
         self,
@@ -60,13 +89,14 @@ class Spreading:
         *,
         ask: Ask,
         wake: Callable[[], None],
+        brought: Callable[[str], None],
     ) -> None:
         self._transport, self._store, self._settings, self._tasks = transport, store, settings, tasks
         self._clock, self._dice = clock, dice
-        self._ask, self._wake = ask, wake
+        self._ask, self._wake, self._brought = ask, wake, brought
         self._gossip = Gossip(settings.gossip, dice)
-        self._told: dict[str, _Told] = {}
-        self._names: frozenset[str] = frozenset()
+        self._neighbours: dict[str, _Neighbour] = {}
+        self._here = _Here(store)
         self._version = 0
         self._digest = messages.digest_of(())
         self._relay_due: dict[str, float] = {}
@@ -77,65 +107,113 @@ class Spreading:
         return self._digest
 
     def missing(self) -> int:
-        """How many blobs neighbours hold that are not here yet."""
-        return self._gossip.lacking(self._store.inventory(), self._clock())
+        """How many blobs neighbours hold that are wanted here and not here yet."""
+        self.look()
+        return self._gossip.lacking(self._here, self._clock())
 
     def announce(self, name: str) -> None:
         """Tell the neighbours at the next tick."""
         self._relay_due.pop(name, None)
+        for neighbour in self._neighbours.values():
+            neighbour.announce_due = neighbour.announce_due if neighbour.failures else 0.0
         self.look()
 
     def look(self) -> None:
         """Notice what came into the store or left it."""
         names = self._store.inventory().keys()
-        if names != self._names:
-            self._names = frozenset(names)
+        if names != self._here.names:
+            self._here.names = frozenset(names)
             self._version += 1
-            self._digest = messages.digest_of(self._names)
-            for name in self._relay_due.keys() - self._names:
+            self._digest = messages.digest_of(self._here.names)
+            for name in self._relay_due.keys() - self._here.names:
                 del self._relay_due[name]
 
     def greeted(self, peer_id: str, digest: bytes) -> None:
-        """A neighbour is there and its blobs have this digest; if it is ours, there is nothing to tell."""
-        told = self._told[peer_id] = _Told()
+        """A neighbour is there and its blobs have this digest. If it is ours, there is nothing to tell; else one
+        of the two compares, and the other steps in only if it does not."""
+        now = self._clock()
+        neighbour = self._neighbours[peer_id] = _Neighbour(now + self._settings.sync_s * (0.75 + 0.5 * self._dice()))
         if digest == self.digest():
-            self._holds(peer_id, list(self._store.inventory().items()))
-            told.settled = self._version
+            self._gossip.holds(peer_id, self._store.inventory().items(), self._here, now)
+            neighbour.met, neighbour.settled = True, self._version
+        else:
+            neighbour.compare_due = now if self._transport.peer_id < peer_id else now + STEP_IN_S
 
     def disconnected(self, peer_id: str) -> None:
-        self._told.pop(peer_id, None)
+        self._neighbours.pop(peer_id, None)
         self._gossip.forget(peer_id)
 
     def answer_announce(self, peer_id: str, body: Body) -> Body:
         """Raises DecodeError."""
-        self._holds(peer_id, messages.read_announce(body))
+        self._gossip.holds(peer_id, messages.read_announce(body), self._here, self._clock())
         return {}
 
+    def answer_sync(self, peer_id: str, body: Body) -> Body:
+        """Raises DecodeError."""
+        theirs, mine = messages.read_sync(body), self._store.inventory()
+        answer = compare(mine, theirs, max_names=messages.MAX_NAMES, first=int(self._dice() * BUCKETS))
+        if neighbour := self._neighbours.get(peer_id):
+            self._learn_equal(peer_id, answer.differ, mine)
+            neighbour.names.update(name for name, _ in answer.have)
+            self._has_compared(neighbour)
+        return messages.sync_answer_body(answer)
+
     def tick(self, now: float) -> None:
-        """Start the announcements and pulls that are due."""
+        """Start the comparisons, announcements and pulls that are due."""
         self.look()
-        for peer_id, told in self._told.items():
-            if told.settled != self._version:
-                self._tasks.once("announce", peer_id, self._send_names, peer_id, told)
-        for pull in self._gossip.next_pulls(self._names, now):
+        for peer_id, neighbour in self._neighbours.items():
+            if now >= neighbour.compare_due:
+                self._tasks.once("compare", peer_id, self._compare, peer_id, neighbour)
+            elif neighbour.met and neighbour.settled != self._version and now >= neighbour.announce_due:
+                self._tasks.once("announce", peer_id, self._send_names, peer_id, neighbour)
+        for pull in self._gossip.next_pulls(self._here, now):
             self._tasks.once("pull", pull.name, self._pull, pull)
 
-    def _holds(self, peer_id: str, blobs: list[tuple[str, int]]) -> None:
-        self._gossip.holds(peer_id, blobs, self._store.inventory(), self._clock())
+    async def _compare(self, peer_id: str, neighbour: _Neighbour) -> None:
+        """Learn all that the neighbour holds, at the cost of what differs."""
+        neighbour.compare_due = self._clock() + self._settings.longest_pause_s
+        mine, known = self._store.inventory(), list(self._gossip.known_of(peer_id))
+        answer = messages.read_sync_answer(
+            await self._ask(peer_id, messages.SYNC, messages.sync_body(bucket_digests(mine)))
+        )
+        if self._neighbours.get(peer_id) is not neighbour:
+            return
+        held = dict(answer.have)
+        gone = [name for name in known if bucket_of(name) in answer.told and name not in held]
+        self._gossip.lacks(peer_id, gone)
+        self._gossip.holds(peer_id, answer.have, self._here, self._clock())
+        self._learn_equal(peer_id, answer.differ, mine)
+        neighbour.names = {name for name in neighbour.names if bucket_of(name) not in answer.told}
+        self._has_compared(neighbour)
+        if answer.told != answer.differ:
+            neighbour.compare_due = self._clock() + MORE_S
 
-    async def _send_names(self, peer_id: str, told: _Told) -> None:
+    def _learn_equal(self, peer_id: str, differ: frozenset[int], mine: Mapping[str, int]) -> None:
+        equal = [(name, size_bytes) for name, size_bytes in mine.items() if bucket_of(name) not in differ]
+        self._gossip.holds(peer_id, equal, self._here, self._clock())
+
+    def _has_compared(self, neighbour: _Neighbour) -> None:
+        neighbour.met, neighbour.settled = True, -1
+        neighbour.compare_due = self._clock() + self._settings.sync_s * (0.75 + 0.5 * self._dice())
+
+    async def _send_names(self, peer_id: str, neighbour: _Neighbour) -> None:
         version, now = self._version, self._clock()
         known, sizes = self._gossip.known_of(peer_id), self._store.inventory()
-        news = [name for name in sizes if name not in told.names and name not in known]
-        if news and all(self._relay_due.get(name, now) > now for name in news):
-            return  # later: the peer may tell us first
+        news = [name for name in sizes if name not in neighbour.names and name not in known]
+        if news and (first_due := min(self._relay_due.get(name, now) for name in news)) > now:
+            neighbour.announce_due = first_due  # the peer may tell us first
+            return
         batch = news[: messages.MAX_NAMES]
         if batch:
+            neighbour.failures += 1
+            pause_s = min(self._settings.longest_pause_s, 0.5 * 2 ** min(neighbour.failures, 16))
+            neighbour.announce_due = now + pause_s
             body = messages.announce_body([(name, sizes[name]) for name in batch])
             await self._ask(peer_id, messages.ANNOUNCE, body)
-            told.names.update(batch)
+            neighbour.names.update(batch)
+            neighbour.failures, neighbour.announce_due = 0, now
         if len(news) == len(batch):
-            told.settled = version
+            neighbour.settled = version
 
     async def _pull(self, pull: Pull) -> None:
         try:
@@ -172,5 +250,6 @@ class Spreading:
             self._gossip.put_off(name, self._clock())
             return
         self._gossip.finished(name)
+        self._brought(peer_id)
         self._relay_due[name] = self._clock() + self._settings.relay_delay_s * self._dice()
         self.look()

@@ -25,6 +25,7 @@ from ..mesh.authority import AuthoritySpread
 from ..mesh.host import Libp2pTransport
 from ..mesh.members import HeartbeatSettings, Peer
 from ..mesh.mesh import Mesh, MeshSettings
+from ..mesh.overlay import OverlaySettings
 from ..mesh.transport import Body, Caller
 from ..security.governance import revoke, rotate_root
 from ..security.identity import Identity
@@ -54,6 +55,7 @@ from .store import HomeLock, PacketStore, StateStore, private_additions
 log = structlog.get_logger("meshlore.daemon")
 
 INVITES_FILE = "invites.db"
+ANCHOR_NEIGHBOURS = 64
 ROLES_OF = {"node": ("node", "requester"), "anchor": ("anchor",)}
 ASKERS = frozenset({"requester"})
 
@@ -75,10 +77,14 @@ class Daemon:
         )
         self._mesh = Mesh(
             self._transport,
-            settings=MeshSettings(heartbeat=HeartbeatSettings(interval_s=settings.heartbeat_s)),
+            settings=MeshSettings(
+                heartbeat=HeartbeatSettings(interval_s=settings.heartbeat_s),
+                overlay=_overlay(settings, node.learner.role),
+            ),
             store=_Shelf(node),
             address_book=home / ADDRESS_BOOK,
             on_peer=self._on_peer,
+            worth=lambda peer: node.neighbourhood.worth(peer, node.cycle.trust),
         )
         self._authority = AuthoritySpread(self._mesh, self._transport, membership)
 
@@ -188,6 +194,7 @@ class _Shelf:
     def __init__(self, node: EdgeNode) -> None:
         self._node = node
         self.inventory = node.packets.inventory
+        self.declines = node.packets.declines
         self.read = node.packets.read
 
     async def accept(self, name: str, data: bytes, from_peer: str) -> None:
@@ -245,6 +252,12 @@ def build_node(
     library = Library(space, credentials, packets)
     notes += library.load(time.time())
     return EdgeNode(settings, credentials, wrap_learner(learner), library, packets, state, lane), notes
+
+
+def _overlay(settings: Settings, role: Role) -> OverlaySettings:
+    """An anchor serves many: it parts with nobody while it has room."""
+    most = ANCHOR_NEIGHBOURS if role == "anchor" else 2 * settings.neighbours
+    return OverlaySettings(target=settings.neighbours, most=max(most, settings.neighbours))
 
 
 def _secret_seed(identity: Identity) -> int:

@@ -28,6 +28,7 @@ from ..knowledge.space import Space
 from ..mesh.members import HeartbeatSettings
 from ..mesh.memory import MemoryNetwork
 from ..mesh.mesh import MeshSettings
+from ..mesh.overlay import OverlaySettings
 from ..security.identity import Identity
 from ..security.membership import Credentials, Keyring, MeshRoot
 from .actor import EdgeNode
@@ -44,6 +45,8 @@ CALM_S = 3.0
 WIRES = MeshSettings(
     # a busy process is not a silent peer
     heartbeat=HeartbeatSettings(interval_s=20.0, first_redial_s=0.1),
+    # a study is about knowledge: everybody meets everybody
+    overlay=OverlaySettings(target=127, most=127),
     tick_s=0.05,
     relay_delay_s=0.5,
     first_exchange_s=0.1,

@@ -78,4 +78,5 @@ class _Shelf:
     """A node's packets, as the mesh sees them."""
 
     def __init__(self, node: EdgeNode) -> None:
-        self.inventory, self.read, self.accept = node.packets.inventory, node.packets.read, node.accept
+        self.inventory, self.declines = node.packets.inventory, node.packets.declines
+        self.read, self.accept = node.packets.read, node.accept

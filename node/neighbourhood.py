@@ -71,6 +71,10 @@ class Neighbourhood:
             found.append(Candidate(peer.peer_id, peer.name, hop, competence, peer.rtt_s or 0.0))
         return found
 
+    def worth(self, peer: Peer, trust: dict[str, Verdict]) -> float:
+        """How much a member is worth as a neighbour: an anchor first, then by the trust in what it teaches."""
+        return (_role(peer) == "anchor") + (trust[peer.peer_id].weight if peer.peer_id in trust else UNJUDGED)
+
     def missing(self) -> int:
         """Packets that are on their way: announced by neighbours, or numbered in their author's advert."""
         if self._network is None:

@@ -66,6 +66,8 @@ class Settings(BaseModel):
     seed: int | None = Field(None, ge=0, lt=2**31)
     threads: int = Field(1, ge=1, le=256)
     heartbeat_s: float = Field(2.0, ge=0.1, le=60)
+    neighbours: int = Field(6, ge=3, le=64)
+    quota_mb: int = Field(512, ge=16, le=1_000_000)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     learning: Learning = Learning()
     privacy: Privacy = Privacy()

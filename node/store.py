@@ -243,6 +243,9 @@ class PacketStore:
         """Name and size in bytes of every packet held, in the order of their arrival."""
         return dict(self._sizes)
 
+    def declines(self, name: str) -> bool:
+        return False
+
     def read(self, name: str) -> bytes:
         """Raises KeyError when the packet is not held."""
         if name not in self._sizes:

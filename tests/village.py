@@ -90,7 +90,8 @@ class Shelf:
     """A node's packets, as the mesh sees them."""
 
     def __init__(self, node: EdgeNode) -> None:
-        self.inventory, self.read, self.accept = node.packets.inventory, node.packets.read, node.accept
+        self.inventory, self.declines = node.packets.inventory, node.packets.declines
+        self.read, self.accept = node.packets.read, node.accept
 
 
 async def until(condition: Callable[[], object], timeout_s: float = 30.0) -> None:
