@@ -20,13 +20,14 @@ from ..knowledge.classes import grown
 from ..knowledge.data import Dataset
 from ..knowledge.packet import LogitPacket, SamplePacket, encode
 from ..knowledge.space import Space
+from ..mesh.members import Peer
 from ..security.membership import Credentials
 from ..security.sealing import name_of, seal
 from .checkpoints import load_skills, save_skills
 from .cycle import NOTHING, Cycle, Outcome
 from .lane import Lane
 from .learner import Learner, Skills
-from .library import Library
+from .library import UNJUDGED, Library
 from .messages import FineTuneAsked, Message, PacketArrived, PeersChanged, WorkDone, reply_to
 from .neighbourhood import MAX_MODEL_CHARS, Neighbourhood
 from .plan import Action, Distil, Situation, Wait, plan, stage_of
@@ -67,6 +68,7 @@ class EdgeNode:
         self.lane = lane or Lane("compute")
         self.cycle = Cycle(learner, self.lane, library, state.journal.trust)
         self.neighbourhood = Neighbourhood(library)
+        library.weight_of = self._weight_of
         self.skills: Skills | None = None
         self.competence = Competence((), ())
         self.next: Action = Wait(settled=False)
@@ -190,6 +192,10 @@ class EdgeNode:
     def unlike_private(self, images: np.ndarray, label: int) -> np.ndarray:
         return self.learner.unlike_private(images, label)
 
+    def worth(self, peer: Peer) -> float:
+        """How much a member is worth as a neighbour: an anchor first, then by the trust in what it teaches."""
+        return ("anchor" in peer.roles) + self._weight_of(peer.peer_id)
+
     def situation(self) -> Situation:
         """What the plan decides by."""
         journal, foreign = self.state.journal, self.library.of_others()
@@ -210,6 +216,10 @@ class EdgeNode:
             patience_s=self.settings.learning.patience_s,
             refinements=self.settings.learning.refinements,
         )
+
+    def _weight_of(self, author: str) -> float:
+        verdict = self.cycle.trust.get(author)
+        return UNJUDGED if verdict is None else float(verdict.weight)
 
     async def _handle(self, message: Message) -> None:
         match message:

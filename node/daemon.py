@@ -84,7 +84,7 @@ class Daemon:
             store=_Shelf(node),
             address_book=home / ADDRESS_BOOK,
             on_peer=self._on_peer,
-            worth=lambda peer: node.neighbourhood.worth(peer, node.cycle.trust),
+            worth=node.worth,
         )
         self._authority = AuthoritySpread(self._mesh, self._transport, membership)
 
@@ -218,7 +218,7 @@ def build_node(
     Raises:
         DataError, ModelError, StateError, ConfigError: it cannot start; nothing was changed.
     """
-    packets, state = PacketStore(home), StateStore(home)
+    packets, state = PacketStore(home, settings.quota_mb << 20), StateStore(home)
     space = Space.from_map(credentials.charter.space).grown(state.journal.added)
     role: Role = "anchor" if "anchor" in credentials.certificate.roles else "node"
     private, notes = _private_data(settings, space) if role == "node" else (None, [])

@@ -1,6 +1,7 @@
 """What a node knows from packets: sealed on disk, opened and checked in memory.
 
-Of each author the newest sample packet and the newest logits are kept, so that nobody can fill a device.
+Of each author the newest sample packet and the newest logits are kept, so that nobody can fill a device; when all
+together are more than the store's quota, some are given up (`eviction`).
 Entries are shown with the labels and columns of this node's own space; those with samples of classes that it
 does not know yet are shown once it has grown.
 """
@@ -8,6 +9,7 @@ does not know yet are shown once it has grown.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ..errors import DecodeError, Replayed, SecurityError
@@ -16,7 +18,12 @@ from ..knowledge.packet import LogitPacket, SamplePacket, decode
 from ..knowledge.space import Space
 from ..security.membership import Credentials
 from ..security.sealing import name_of, open_sealed
+from .eviction import Held, to_evict
 from .store import PacketStore
+
+UNJUDGED = 0.5
+"""How far the word of a member counts of whom nothing was learned yet."""
+UNREADABLE = -1.0
 
 
 @dataclass(frozen=True)
@@ -32,12 +39,17 @@ class Entry:
 
 
 class Library:
-    """The packets of one node. `admit` may run on other threads than those that look."""
+    """The packets of one node. `admit` may run on other threads than those that look.
+
+    Attributes:
+        weight_of: the weight 0..1 of an author, by which `eviction` decides.
+    """
 
     def __init__(self, space: Space, credentials: Credentials, store: PacketStore) -> None:
         self._space = space
         self._credentials = credentials
         self._store = store
+        self.weight_of: Callable[[str], float] = lambda _author: UNJUDGED
         self._entries: dict[str, Entry] = {}
         self._shown: dict[str, Entry] = {}
         self._by_number: dict[tuple[str, int], str] = {}
@@ -78,6 +90,7 @@ class Library:
                 notes.append(f"dropped packet {name[:12]}: {error}")
             except SecurityError as error:
                 notes.append(f"packet {name[:12]} is not used now: {error}")
+        notes += [f"gave up packet {name[:12]}: the store is over its quota" for name in self._evict()]
         return notes
 
     def admit(self, name: str, data: bytes, now: float) -> Entry:
@@ -95,10 +108,12 @@ class Library:
                 raise Replayed(f"{entry.author_name} signed two packets with the number {entry.seq}")
             newer = self._of(entry.author, type(entry.packet))
             if newer is not None and newer.seq > entry.seq:
+                self._store.give_up(name)
                 raise Replayed(f"packet {entry.seq} of {entry.author_name} is superseded by {newer.seq}")
             if name not in self._entries:
                 self._store.put(name, data)
                 self._remember(entry)
+                self._evict()
         return entry
 
     def samples(self) -> dict[str, Entry]:
@@ -151,10 +166,24 @@ class Library:
         self._by_number[entry.author, entry.seq] = entry.name
         known = self._of(entry.author, type(entry.packet))
         if known is not None and known.seq > entry.seq:
-            self._store.drop(entry.name)
+            self._store.give_up(entry.name)
             return
         self._entries[entry.name] = entry
         if known is not None and known.name != entry.name:
-            del self._entries[known.name]
-            self._shown.pop(known.name, None)
-            self._store.drop(known.name)
+            self._forget(known.name)
+
+    def _evict(self) -> list[str]:
+        names = to_evict([self._held(*item) for item in self._store.inventory().items()], self._store.quota_bytes)
+        for name in names:
+            self._forget(name)
+        return names
+
+    def _forget(self, name: str) -> None:
+        self._entries.pop(name, None)
+        self._shown.pop(name, None)
+        self._store.give_up(name)
+
+    def _held(self, name: str, size_bytes: int) -> Held:
+        entry = self._entries.get(name)
+        weight = UNREADABLE if entry is None else self.weight_of(entry.author)
+        return Held(name, size_bytes, weight, own=entry is not None and entry.author == self._credentials.peer_id)

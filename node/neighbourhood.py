@@ -9,7 +9,7 @@ from ..errors import DecodeError, Refused
 from ..knowledge.trust import Verdict
 from ..mesh.members import Peer, PeerState
 from ..mesh.transport import Traffic
-from .library import Library
+from .library import UNJUDGED, Library
 from .plan import PeerView, Role, Stage
 from .router import Candidate, Competence, Hop
 
@@ -31,8 +31,6 @@ class Network(Protocol):
 
 
 MAX_MODEL_CHARS = 64
-UNJUDGED = 0.5
-"""How far the word of a member counts of whom nothing was learned yet."""
 
 
 class Neighbourhood:
@@ -70,10 +68,6 @@ class Neighbourhood:
             hop: Hop = "anchor" if _role(peer) == "anchor" else "peer"
             found.append(Candidate(peer.peer_id, peer.name, hop, competence, peer.rtt_s or 0.0))
         return found
-
-    def worth(self, peer: Peer, trust: dict[str, Verdict]) -> float:
-        """How much a member is worth as a neighbour: an anchor first, then by the trust in what it teaches."""
-        return (_role(peer) == "anchor") + (trust[peer.peer_id].weight if peer.peer_id in trust else UNJUDGED)
 
     def missing(self) -> int:
         """Packets that are on their way: announced by neighbours, or numbered in their author's advert."""

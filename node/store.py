@@ -6,6 +6,7 @@
     <home>/state/in-progress        what long work has come to (safetensors), while it is being done
     <home>/private/<digest>.npz     labelled samples that fine-tuning added to the private data
     <home>/packets/<sha256>         sealed packets, its own and others', named by their content
+    <home>/packets/declined         names of packets that were given up, one a line
 
 The journal is the only source of truth: checkpoints are written first, then the journal that names
 them replaces the old one in a single rename, then what nothing names is deleted. A kill -9 at any
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     from ..knowledge.data import Dataset
 
 MAX_JOURNAL_BYTES = 16 * 1024 * 1024
+DEFAULT_QUOTA_BYTES = 512 << 20
+MAX_DECLINED = 8192
+NAME = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -227,24 +231,28 @@ def private_additions(home: Path) -> list[Path]:
 
 
 class PacketStore:
-    """Sealed packets as files named by the SHA-256 of their bytes."""
+    """Sealed packets as files named by the SHA-256 of their bytes.
 
-    def __init__(self, home: Path) -> None:
+    Names that were given up (replaced by something newer, or over the quota) are noted, so that no neighbour's copy
+    is transferred again.
+    """
+
+    def __init__(self, home: Path, quota_bytes: int = DEFAULT_QUOTA_BYTES) -> None:
+        self.quota_bytes = quota_bytes
         self._folder = home / "packets"
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for unfinished in self._folder.glob(".*.tmp"):
             unfinished.unlink(missing_ok=True)
-        held = [path for path in self._folder.iterdir() if re.fullmatch(r"[0-9a-f]{64}", path.name)]
+        held = [path for path in self._folder.iterdir() if NAME.fullmatch(path.name)]
         # in the order of their arrival: whose samples came later may have copied them
         held.sort(key=lambda path: (path.stat().st_mtime_ns, path.name))
         self._sizes = {path.name: path.stat().st_size for path in held}
+        self._declined_file = self._folder / "declined"
+        self._declined = self._read_declined()
 
     def inventory(self) -> dict[str, int]:
         """Name and size in bytes of every packet held, in the order of their arrival."""
         return dict(self._sizes)
-
-    def declines(self, name: str) -> bool:
-        return False
 
     def read(self, name: str) -> bytes:
         """Raises KeyError when the packet is not held."""
@@ -259,3 +267,31 @@ class PacketStore:
     def drop(self, name: str) -> None:
         self._sizes.pop(name, None)
         (self._folder / name).unlink(missing_ok=True)
+
+    def declines(self, name: str) -> bool:
+        """It was given up and shall not come again."""
+        return name in self._declined
+
+    def give_up(self, name: str) -> None:
+        """Drop a packet, if it is here, for good."""
+        if name not in self._declined:
+            self._declined[name] = None
+            if len(self._declined) > 2 * MAX_DECLINED:
+                self._declined = dict.fromkeys(list(self._declined)[-MAX_DECLINED:])
+                write_atomic(self._declined_file, "".join(f"{known}\n" for known in self._declined).encode())
+            else:
+                # not synced: what a power cut takes from it is one packet transferred once more
+                with open(self._declined_file, "a", encoding="ascii", opener=_private) as file:
+                    file.write(f"{name}\n")
+        self.drop(name)
+
+    def _read_declined(self) -> dict[str, None]:
+        try:
+            lines = self._declined_file.read_text("ascii", errors="replace").split("\n")
+        except FileNotFoundError:
+            return {}
+        return dict.fromkeys(line for line in lines if NAME.fullmatch(line))
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
