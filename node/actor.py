@@ -26,7 +26,7 @@ from ..security.sealing import name_of, seal
 from .checkpoints import load_skills, save_skills
 from .cycle import NOTHING, Cycle, Outcome
 from .lane import Lane
-from .learner import Learner, Skills
+from .learner import Learner
 from .library import UNJUDGED, Library
 from .messages import FineTuneAsked, Message, PacketArrived, PeersChanged, WorkDone, reply_to
 from .neighbourhood import MAX_MODEL_CHARS, Neighbourhood
@@ -34,6 +34,7 @@ from .plan import Action, Distil, Situation, Wait, plan, stage_of
 from .router import Candidate, Competence
 from .service import Progress
 from .settings import Settings
+from .skills import Skills
 from .store import PacketStore, StateStore, keep_private
 from .tasks import Answer, FineTune, FineTuned
 

@@ -13,7 +13,8 @@ from ..errors import StateError
 from ..knowledge.generator import FlowGenerator
 from ..knowledge.resuming import State
 from ..security.files import write_atomic
-from .learner import Learner, Skills
+from .learner import Learner
+from .skills import Skills
 from .store import Journal, StateStore
 
 log = structlog.get_logger("meshlore.node")

@@ -17,10 +17,11 @@ from ..knowledge.data import Dataset
 from ..knowledge.packet import LogitPacket, SamplePacket
 from ..knowledge.trust import Verdict
 from .lane import Lane, Step
-from .learner import Learner, Skills, Taught, Tuned
+from .learner import Learner, Taught, Tuned
 from .library import Entry, Library
 from .plan import Action, Distil, Publish, PublishLogits, Train, TrainGenerator, Wait
 from .router import Competence
+from .skills import Skills
 from .store import Journal
 
 log = structlog.get_logger("meshlore.node")

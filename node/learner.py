@@ -33,31 +33,16 @@ from ..knowledge.sample_source import SOURCES, SourceSettings
 from ..knowledge.space import Space
 from ..knowledge.training import Step, fit_classifier, half
 from ..knowledge.trust import Verdict, weigh
+from .competence import measured
 from .library import Entry
 from .router import Competence
 from .settings import Learning
+from .skills import Skills
 
-DRAWN_TO_MEASURE = 24
 MORE_PRIVATE = 3
 COMPARED_DIMENSIONS = 20
 GUARDS: Mapping[str, Guard] = {"off": everything, "filter": distinct}
 MAX_SAMPLE_BYTES = 3 * 1024 * 1024
-
-
-@dataclass(frozen=True)
-class Skills:
-    """The models of one moment, replaced as a whole.
-
-    Attributes:
-        classifier_before, generator_before: as they were before the mesh taught them.
-        public: what others may hear of, where that is not the classifier (`PrivateLearner`).
-    """
-
-    classifier: nn.Module
-    classifier_before: nn.Module
-    generator: FlowGenerator | None = None
-    generator_before: FlowGenerator | None = None
-    public: nn.Module | None = None
 
 
 @dataclass(frozen=True)
@@ -307,31 +292,12 @@ class Learner:
         return self._fit_generator(images, labels, weights, step)
 
     def competence(self, skills: Skills, own: Entry | None, foreign: Sequence[Entry]) -> Competence:
-        """Measured quality per class, shrunk towards 0 where there is little evidence.
-
-        Classification: on the private hold-out and on others' samples. Generation: the share of drawn
-        images that the classifier takes for their class, times how well it knows that class.
-        """
-        classes = self.space.num_classes
-        right, total = np.zeros(classes), np.zeros(classes)
-        judged = [(e.packet.images, e.packet.labels) for e in foreign if isinstance(e.packet, SamplePacket)]
-        if own is not None and isinstance(own.packet, SamplePacket):
-            judged.append((own.packet.images, own.packet.labels))
+        """What is advertised: measured on the private hold-out, on own samples and on others'."""
+        entries = [*foreign, *([own] if own is not None else [])]
+        known = [(e.packet.images, e.packet.labels) for e in entries if isinstance(e.packet, SamplePacket)]
         if (evidence := self.evidence()) is not None:
-            judged.append((evidence.images, evidence.labels))
-        for images, labels in judged:
-            hits = logits(skills.classifier, images, self.space).argmax(axis=1) == labels
-            right += np.bincount(labels, weights=hits, minlength=classes)
-            total += np.bincount(labels, minlength=classes)
-        classify = right / (total + 2)
-        if skills.generator is None:
-            return Competence(tuple(classify.tolist()), (), added=self.space.added_classes)
-        wanted = np.repeat(np.arange(classes), DRAWN_TO_MEASURE)
-        drawn = skills.generator.sample(wanted, seed=self.seed)
-        said = logits(skills.classifier, drawn, self.space).argmax(axis=1)
-        hits = (said == wanted).reshape(classes, DRAWN_TO_MEASURE).mean(axis=1)
-        generate = tuple((hits * classify).tolist())
-        return Competence(tuple(classify.tolist()), generate, added=self.space.added_classes)
+            known.append((evidence.images, evidence.labels))
+        return measured(skills, known, self.space, self.seed)
 
     def unlike_private(self, images: np.ndarray, label: int) -> np.ndarray:
         """Which images (n, channels, height, width) of a class are no near-copies of private ones: bool (n,)."""

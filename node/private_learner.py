@@ -34,10 +34,11 @@ from ..knowledge.training import Step, half, no_step
 from ..knowledge.trust import Verdict, weigh
 from ..security.files import read_private, write_atomic
 from ..security.ledger import Budget, Ledger, Release, noise_multiplier
-from .learner import Learner, Skills, Taught
+from .learner import Learner, Taught
 from .library import Entry
 from .router import Competence
 from .settings import Learning, Privacy
+from .skills import Skills
 from .store import Journal
 
 log = structlog.get_logger("meshlore.privacy")

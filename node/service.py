@@ -28,8 +28,8 @@ from ..knowledge.models import logits
 from ..knowledge.personal import personal_logits
 from ..knowledge.space import Space
 from .lane import Lane
-from .learner import Skills
 from .router import Ability, Candidate, route
+from .skills import Skills
 from .tasks import (
     CHUNK_BYTES,
     MAX_GENERATED,

@@ -8,8 +8,8 @@ import torch
 from meshlore.errors import Refused
 from meshlore.knowledge.space import Space
 from meshlore.node.lane import Lane
-from meshlore.node.learner import Skills
 from meshlore.node.router import Candidate, Competence
+from meshlore.node.skills import Skills
 
 SPACE = Space((1, 8, 8), ("a", "b"), levels=17)
 DARK, BRIGHT = np.zeros((1, 8, 8), np.uint8), np.full((1, 8, 8), 16, np.uint8)

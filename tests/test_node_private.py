@@ -16,10 +16,11 @@ from meshlore.knowledge.data import Dataset
 from meshlore.knowledge.packet import LogitPacket, SamplePacket, encode
 from meshlore.knowledge.private import Statistics, measure
 from meshlore.node import learner as learner_module
-from meshlore.node.learner import Learner, Skills, Taught
+from meshlore.node.learner import Learner, Taught
 from meshlore.node.library import Entry
 from meshlore.node.private_learner import PrivateLearner, Vault, leave_vault, open_vault, privacy_status
 from meshlore.node.settings import Learning, Privacy
+from meshlore.node.skills import Skills
 from meshlore.node.store import Journal, StateStore
 from meshlore.security.ledger import Ledger
 

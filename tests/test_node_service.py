@@ -12,8 +12,8 @@ from meshlore.codec import pack, pack_array, unpack_array
 from meshlore.errors import DeadlineExceeded, InvalidTask, NoCapableNode, PeerGone, PeerTimeout, Refused
 from meshlore.knowledge.space import Space
 from meshlore.node.lane import Lane
-from meshlore.node.learner import Skills
 from meshlore.node.service import CHUNK_BYTES, LOCAL_CHUNK, TaskService
+from meshlore.node.skills import Skills
 from meshlore.node.tasks import Classify, Evaluate, FineTune, Generate, result_from_map, to_map
 
 
