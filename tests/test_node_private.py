@@ -104,8 +104,9 @@ def test_the_raw_path_is_never_taken(monkeypatch):
 
     statistics = measure(DATA, 1.0811, np.random.default_rng(0))
     others = foreign()
-    for module, name in ((learner_module, "condense"), (learner_module, "gaussian"), (condense_module, "distinct")):
-        monkeypatch.setattr(module, name, forbidden)
+    monkeypatch.setattr(learner_module, "SOURCES", dict.fromkeys(learner_module.SOURCES, forbidden))
+    for name in ("condense", "gaussian"):
+        monkeypatch.setattr(condense_module, name, forbidden)
     learner = PrivateLearner(SPACE, "node", "", DATA, BRIEF, 3, paid=lambda _data: statistics, epsilon=4.0)
     learner.guard = forbidden
     assert learner.condense(no_step) is not None
