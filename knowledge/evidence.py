@@ -7,7 +7,7 @@ within classes is then divided out. A sample looks like a class when it is near 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -27,14 +27,19 @@ Packets = Mapping[str, tuple[str, SamplePacket]]
 DIMENSIONS = 40
 PER_CLASS = 64  # samples of one author and class that are looked at
 FEWEST = 4  # samples from which a class mean is believed
+CLEAR = 0.5  # of the samples of its fullest class; under differential privacy fewer of a class means mostly noise
 
 
 @dataclass(frozen=True)
 class Cloud:
-    """One author's samples as points: float32 (n, d), int64 (n,)."""
+    """One author's samples as points: float32 (n, d), int64 (n,).
+
+    ``drowned``: labels whose mean, by the author's own account, is mostly noise; it says little about others.
+    """
 
     points: Tensor
     labels: Tensor
+    drowned: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -68,10 +73,11 @@ def clouds(private: Dataset | None, packets: Packets, space: Space, seed: int) -
     points = (features - features.mean(dim=0)) @ directions
     split = torch.split(points, [len(entry[2]) for entry in thinned])
     found = {
-        entry[0]: Cloud(part, torch.from_numpy(entry[2]).long()) for entry, part in zip(thinned, split, strict=True)
+        entry[0]: Cloud(part, torch.from_numpy(entry[2]).long(), _drowned(entry[0], packets))
+        for entry, part in zip(thinned, split, strict=True)
     }
     whiten = _whitening(list(found.values()))
-    found = {author: Cloud(cloud.points @ whiten, cloud.labels) for author, cloud in found.items()}
+    found = {author: replace(cloud, points=cloud.points @ whiten) for author, cloud in found.items()}
     home = found.pop("", None)
     return found, home
 
@@ -92,6 +98,18 @@ def reach(known: list[Cloud]) -> Reach:
         return Reach(DIMENSIONS, 1.5 * DIMENSIONS)
     core, most = torch.stack(each).median(dim=0).values.tolist()
     return Reach(core, most)
+
+
+def _drowned(author: str, packets: Packets) -> frozenset[int]:
+    """Labels that are mostly noise in packets under differential privacy; a packet of another kind makes them clear."""
+    faint: set[int] = set()
+    clear: set[int] = set()
+    for packet in (packet for who, packet in packets.values() if who == author and len(packet.labels)):
+        counts = np.bincount(packet.labels)
+        few = (counts < CLEAR * counts.max()) if packet.epsilon is not None else np.zeros(len(counts), bool)
+        faint |= set(np.flatnonzero(few & (counts > 0)).tolist())
+        clear |= set(np.flatnonzero(~few & (counts > 0)).tolist())
+    return frozenset(faint - clear)
 
 
 def _thin(images: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -2,7 +2,8 @@
 
 A student that meets a patch on samples of one label only learns the patch (BadNets, arXiv 1708.06733). What
 gives a patch away is that it does not vary: values that hardly any other author's samples have, alike to a
-level on many samples of one cell. A mark that varies, or is faint, is not found.
+level on many samples of one cell. What others' samples of the same label have there too, only less alike, is no
+mark: samples made under differential privacy may hardly vary at all. A mark that varies, or is faint, is not found.
 """
 
 from __future__ import annotations
@@ -56,7 +57,12 @@ def marked(private: Dataset | None, packets: Packets, space: Space) -> dict[str,
         bad = set()
         for label in np.unique(labels[author]).tolist():
             mark = _mark(sample[labels[author] == label], usual, bounds, background)
-            if mark is not None and np.quantile([_bearing(x, *mark).mean() for x in everybody], 0.4) < ELSEWHERE:
+            if mark is None or np.quantile([_bearing(x, *mark).mean() for x in everybody], 0.4) >= ELSEWHERE:
+                continue
+            others = [values[other][labels[other] == label] for other in values if other != author]
+            if home is not None and private is not None:
+                others.append(home[private.labels == label])
+            if not _natural(mark, others, bounds):
                 bad.add(label)
         if bad:
             found[author] = frozenset(bad)
@@ -77,6 +83,18 @@ def _mark(
     if bears.sum() < max(FEWEST_SAMPLES, SHARE * len(sample)):
         return None
     return places, value[places]
+
+
+def _natural(
+    mark: tuple[NDArray[np.int64], NDArray[np.float32]], others: list[NDArray[np.float32]], bounds: NDArray[np.float32]
+) -> bool:
+    """Whether most others' cells of the label have about the same there without bearing the mark."""
+    places, value = mark
+    free = [cell for cell in others if len(cell) and _bearing(cell, *mark).mean() < ELSEWHERE]
+    if not free:
+        return False
+    usual = np.median([cell[:, places].mean(axis=0) for cell in free], axis=0)
+    return bool((np.abs(value - usual) <= bounds[places]).mean() > 0.5)
 
 
 def _bearing(sample: NDArray[np.float32], places: NDArray[np.int64], value: NDArray[np.float32]) -> NDArray[np.bool_]:

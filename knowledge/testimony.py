@@ -75,7 +75,8 @@ def testify(authors: Mapping[str, Cloud], home: Cloud | None, reach: Reach) -> C
     says = torch.zeros(len(owner), len(names))
     shows = torch.zeros(len(owner), len(names), dtype=torch.bool)
     nearest = torch.full((len(owner), len(names)), -1)
-    for witness in range(len(names)):
+    for witness, cloud in enumerate(everybody.values()):
+        believed &= (owner != witness) | ~_among(label, cloud.drowned)
         columns = torch.where((owner == witness) & believed)[0]
         if len(columns):
             says[:, witness] = _about_shown(columns, away, cell_of, label, reach)
@@ -86,6 +87,8 @@ def testify(authors: Mapping[str, Cloud], home: Cloud | None, reach: Reach) -> C
     accused = torch.minimum(alike, seconds @ alike @ seconds.T)
     against = torch.where(nearest >= 0, -accused.gather(1, nearest.clamp(min=0)), 0.0)
     says = torch.where(shows, says, against)
+    for witness, cloud in enumerate(everybody.values()):
+        says[_among(label, cloud.drowned), witness] = 0.0
     for cell, place in enumerate(owner.tolist()):
         says[cell, place] = 0.0
     for place in range(0 if home is None else 1, len(names)):
@@ -145,6 +148,10 @@ def _coherence(columns: Tensor, away: Tensor, cell_of: Tensor, label: Tensor, re
     own, other = _own_and_other(columns, away, cell_of, label)
     fits = other > own - CLEARLY * reach.core
     return _ramp(_share(fits, cell_of, len(label)), COHERES) - 1
+
+
+def _among(label: Tensor, labels: frozenset[int]) -> Tensor:
+    return torch.isin(label, torch.tensor(sorted(labels), dtype=torch.int64))
 
 
 def _own_and_other(columns: Tensor, away: Tensor, cell_of: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,14 +8,15 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from meshlore.knowledge import testimony
 from meshlore.knowledge.condense import CondenseSettings, condense
 from meshlore.knowledge.data import Dataset
-from meshlore.knowledge.evidence import Cloud, Reach
+from meshlore.knowledge.evidence import Cloud, Reach, clouds, reach
+from meshlore.knowledge.marks import marked
 from meshlore.knowledge.packet import LogitPacket, SamplePacket
 from meshlore.knowledge.partition import partition_dirichlet
 from meshlore.knowledge.rollback import decide, hold_out
 from meshlore.knowledge.sources import load
-from meshlore.knowledge.testimony import testify
 from meshlore.knowledge.trust import Packets, Verdict, weigh
 
 torch.set_num_threads(1)  # as the compute lane does; more threads are slower on images this small
@@ -208,9 +209,48 @@ def test_few_samples_that_mislead_accuse_nobody_whom_more_of_their_kind_do_not()
     few = around(3.5, count=12)
     few = few - few.mean(dim=0)  # as it happens, these shirts look like coats
     sure = {"a": cloud(coat=around(0.0), boot=around(9, 9)), "b": cloud(shirt=few, boot=around(9, 9))}
-    heard = testify(sure, None, Reach(40.0, 60.0))
+    heard = testimony.testify(sure, None, Reach(40.0, 60.0))
     coats = (heard.owner == 0) & (heard.label == 0)
     assert heard.says[coats, 1] == -1.0
     more = sure | {"c": cloud(shirt=around(3.5), boot=around(9, 9))}
-    heard = testify(more, None, Reach(40.0, 60.0))
+    heard = testimony.testify(more, None, Reach(40.0, 60.0))
     assert heard.says[(heard.owner == 0) & (heard.label == 0), 1] > -0.3
+
+
+def under_privacy(packet: SamplePacket, label: int, images: np.ndarray) -> SamplePacket:
+    """A packet under differential privacy whose samples of one class are ``images``."""
+    others = packet.labels != label
+    return replace(
+        packet,
+        images=np.concatenate([packet.images[others], images]),
+        labels=np.concatenate([packet.labels[others], np.full(len(images), label)]),
+        logits=None,
+        epsilon=4.0,
+    )
+
+
+def test_samples_that_privacy_left_alike_bear_no_mark_unless_there_is_a_patch() -> None:
+    parts, packets = mesh(4, 10.0, 0)
+    usual = parts[2].images[parts[2].labels == 0].mean(axis=0).round().astype(np.uint8)
+    alike = np.repeat(usual[None], 8, axis=0)
+    alike[np.arange(8), :, 0, np.arange(8)] = 1  # not one image only
+    stamped = alike.copy()
+    stamped[..., -2:, -2:] = 16
+    for images, found in ((alike, {}), (stamped, {"0": {0}})):
+        changed = [under_privacy(packets[0], 0, images), *packets[1:]]
+        seen = {name(place): (str(place), packet) for place, packet in enumerate(changed)}
+        assert marked(None, seen, parts[0].space) == found
+
+
+def test_a_class_that_privacy_drowned_is_no_evidence_against_others() -> None:
+    parts, packets = mesh(4, 10.0, 0)
+    wrong = packets[0].images[packets[0].labels == 0][:4]
+    noisy = under_privacy(packets[0], 8, wrong)
+    for packet, speaks in ((noisy, False), (replace(noisy, epsilon=None), True)):
+        seen = {name(0): ("0", packet), name(1): ("1", packets[1])}
+        authors, home = clouds(None, seen, parts[0].space, 0)
+        cells = testimony.testify(authors, home, reach(list(authors.values())))
+        about_eights = cells.says[(cells.owner == 1) & (cells.label == 8), 0]
+        assert (about_eights < -0.5).all() == speaks
+        about_noisy = cells.says[(cells.owner == 0) & (cells.label == 8), 1]
+        assert about_noisy.item() < -0.5
