@@ -188,6 +188,27 @@ def peers(home: Home = None, json_: Json = False) -> None:
         show_peers(value)
 
 
+@app.command()
+@guarded
+def doctor(home: Home = None, config: Config = None, json_: Json = False) -> None:
+    """Say why this device does not find its mesh, and what to do; exit code 1 if something must be mended."""
+    import asyncio
+
+    from .doctor import examine
+    from .settings import load_settings
+
+    places = places_of(home, config)
+    examination = asyncio.run(examine(places, load_settings(places.config)))
+    if json_:
+        print_json(examination.to_map())
+    else:
+        from .display import show_examination
+
+        show_examination(examination)
+    if not examination.healthy:
+        raise typer.Exit(1)
+
+
 app.command()(demo)
 app.command()(cluster)
 app.command()(revoke)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from .diagnosis import Finding, Severity
+
 if TYPE_CHECKING:
+    from .doctor import Examination
     from .report import Report
 
 STAGES = {0: "learning", 1: "published", 2: "taught"}
@@ -46,6 +49,23 @@ def show_status(status: dict[str, Any]) -> None:
     for name, value in rows.items():
         grid.add_row(f"[bold]{name}", escape(value))
     console.print(grid)
+    _show_findings(console, [Finding.from_map(value) for value in status["findings"]])
+
+
+def show_examination(examination: Examination) -> None:
+    console = Console()
+    source = "the running daemon says" if examination.running else "no daemon runs here; from outside of it"
+    console.print(f"{source}: {'see below' if examination.findings else 'nothing is wrong'}")
+    _show_findings(console, examination.findings)
+
+
+def _show_findings(console: Console, findings: Iterable[Finding]) -> None:
+    for finding in findings:
+        colour = "red" if finding.severity is Severity.ERROR else "yellow"
+        console.print(
+            f"[bold {colour}]{finding.severity}[/] {escape(finding.cause)} \\[{finding.code}]", soft_wrap=True
+        )
+        console.print(f"  → {escape(finding.remedy)}", soft_wrap=True)
 
 
 def show_peers(peers: list[dict[str, Any]]) -> None:

@@ -57,3 +57,10 @@ def _bounds(field: FieldInfo) -> list[float]:
 def test_every_privacy_mode_is_explained() -> None:
     page = (DOCS / "privacy.md").read_text(encoding="utf-8")
     assert [cell[0] for cell in first_cells(page)][:3] == ["`off`", "`filter` (default)", "`dp`"]
+
+
+def test_every_finding_of_the_doctor_is_explained() -> None:
+    page = (DOCS / "meeting.md").read_text(encoding="utf-8")
+    sources = [(DOCS.parent / "node" / name).read_text(encoding="utf-8") for name in ("diagnosis.py", "doctor.py")]
+    codes = {code for source in sources for code in re.findall(r'Finding\(\s*"([a-z-]+)"', source)}
+    assert {row[0].strip("`") for row in first_cells(page)} == codes

@@ -79,7 +79,7 @@ def test_help_answers_in_half_a_second_and_imports_nothing_heavy():
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         used_s.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert "HEAVY []" in output
-    for command in ("init", "invite", "join", "run", "status", "peers", "task", "demo", "cluster"):
+    for command in ("init", "invite", "join", "run", "status", "peers", "doctor", "task", "demo", "cluster"):
         assert command in output
     assert min(used_s) < 0.5
 
