@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from meshlore.mesh.memory import MemoryNetwork, MemoryStore, MemoryTransport
 from meshlore.mesh.mesh import Mesh, MeshSettings
@@ -57,6 +58,8 @@ class Swarm:
     seed: int = 0
     settings: MeshSettings = field(default_factory=MeshSettings)
     delay_s: float = 0.005
+    partials: Path | None = None
+    """Folder for the beginnings of transfers that were cut, one folder in it per node."""
     nodes: list[SwarmNode] = field(default_factory=list)
     published: set[str] = field(default_factory=set)
 
@@ -148,6 +151,7 @@ class Swarm:
             MemoryTransport(credentials, self.network),
             store=store,
             settings=self.settings,
+            partials=self.partials and self.partials / name,
             clock=self._clock,
             dice=random.Random(f"{self.seed} {name} {len(self.nodes)}").random,
         )

@@ -1,7 +1,9 @@
 """Blobs: byte strings named by their SHA-256, pulled over a stream of their own, on the trio side.
 
-    -> fetch {name, limit}        <- size {size} | error
-    <- chunk {data} ...           -> credit {received} ...
+    -> fetch {name, limit, offset}    <- size {size} | error
+    <- chunk {data} ...               -> credit {received} ...
+
+A transfer that was cut goes on at ``offset``; ``size`` and ``received`` count the whole blob.
 
 The sender has at most `CREDIT_BYTES` on the way that the receiver has not confirmed: Yamux breaks a
 stream whose reader leaves its window full for 5 s, and nobody has to hold more than that.
@@ -19,6 +21,7 @@ from ..errors import DecodeError, PeerTimeout, Refused
 from .calls import FrameStream
 from .dispatch import ERROR, body_of, error_frame
 from .frames import CHUNK_BYTES, Frame
+from .partials import Partial, check_name
 
 CREDIT_BYTES = 1 << 20
 STALL_S = 10.0
@@ -27,19 +30,24 @@ FETCH, SIZE, CHUNK, CREDIT = "fetch", "size", "chunk", "credit"
 ReadBlob = Callable[[str], Awaitable[bytes | None]]
 
 
-async def receive_blob(frames: FrameStream, name: str, size_limit_bytes: int, count: Callable[[int], None]) -> bytes:
-    """Pull one blob; ``count`` is told of every piece.
+async def receive_blob(
+    frames: FrameStream, name: str, size_limit_bytes: int, count: Callable[[int], None], partial: Partial
+) -> bytes:
+    """Pull one blob, or what ``partial`` lacks of it; ``count`` is told of every piece.
 
     Raises:
         Refused: the peer does not have it ("no-such-blob"), or it is over the limit ("too-large").
-        DecodeError: the bytes are not those of the name. PeerGone, PeerTimeout: it broke or stalled.
+        DecodeError: the bytes are not those of the name.
+        PeerGone, PeerTimeout: it broke or stalled, or what was here of it before was wrong; try again.
     """
-    await frames.send(Frame(FETCH, 1, {"name": bytes.fromhex(name), "limit": size_limit_bytes}))
+    begun = len(partial.data)
+    await frames.send(Frame(FETCH, 1, {"name": bytes.fromhex(name), "limit": size_limit_bytes, "offset": begun}))
     first = await _receive(frames)
     size = _int_of(first, SIZE, "size")
     if not 0 <= size <= size_limit_bytes:
         raise DecodeError(f"a blob of {size} bytes where at most {size_limit_bytes} are allowed")
-    pieces, received, digest = [], 0, hashlib.sha256()
+    received, digest = begun, hashlib.sha256(partial.data)
+    pieces = [bytes(partial.data)]
     while received < size:
         chunk = await _receive(frames)
         piece = chunk.body.get("data")
@@ -49,9 +57,11 @@ async def receive_blob(frames: FrameStream, name: str, size_limit_bytes: int, co
         received += len(piece)
         digest.update(piece)
         count(len(piece))
+        if received < size:
+            await trio.to_thread.run_sync(partial.append, piece)
         await frames.send(Frame(CREDIT, 1, {"received": received}))
-    if digest.hexdigest() != name:
-        raise DecodeError(f"the blob is not the one it is named after ({name[:12]}…)")
+    await trio.to_thread.run_sync(partial.discard)
+    check_name(name, digest.hexdigest(), begun)
     return b"".join(pieces)
 
 
@@ -59,8 +69,10 @@ async def send_blob(stream: INetStream, read: ReadBlob, size_limit_bytes: int, c
     """Serve one fetch. Raises what ends it early; the caller closes the stream."""
     frames = FrameStream(stream)
     request = await _receive(frames)
-    name, limit = request.body.get("name"), request.body.get("limit")
-    if request.kind != FETCH or type(name) is not bytes or len(name) != NAME_BYTES or type(limit) is not int:
+    name, limit, sent = (request.body.get(field) for field in ("name", "limit", "offset"))
+    if request.kind != FETCH or type(name) is not bytes or len(name) != NAME_BYTES:
+        raise DecodeError("the peer sent something else where a fetch is due")
+    if type(limit) is not int or type(sent) is not int or sent < 0:
         raise DecodeError("the peer sent something else where a fetch is due")
     data = await read(name.hex())
     if data is None:
@@ -70,7 +82,7 @@ async def send_blob(stream: INetStream, read: ReadBlob, size_limit_bytes: int, c
         refusal = Refused(f"the blob of {len(data)} bytes is larger than asked for", code="too-large")
         return await frames.send(error_frame(1, refusal))
     await frames.send(Frame(SIZE, 1, {"size": len(data)}))
-    sent = confirmed = 0
+    confirmed = sent
     while confirmed < len(data):
         while sent < len(data) and sent - confirmed < CREDIT_BYTES:
             piece = data[sent : sent + CHUNK_BYTES]

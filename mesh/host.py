@@ -21,6 +21,7 @@ from .bridge import Bridge
 from .dispatch import Dispatcher, body_of
 from .failures import root_cause
 from .frames import Frame
+from .partials import Partial
 from .transport import Body, Caller, Service, Traffic, TransportLimits
 from .trio_host import TrioHost, not_connected
 
@@ -136,9 +137,11 @@ class Libp2pTransport:
         answer = await self._call(self._live_host().request, peer_id, kind, body, timeout_s)
         return body_of(answer)
 
-    async def fetch(self, peer_id: str, name: str, *, size_limit_bytes: int, timeout_s: float) -> bytes:
-        limit = min(size_limit_bytes, self._limits.blob_bytes)
-        return await self._call(self._live_host().fetch, peer_id, name, limit, timeout_s)
+    async def fetch(
+        self, peer_id: str, name: str, *, size_limit_bytes: int, timeout_s: float, partial: Partial | None = None
+    ) -> bytes:
+        limit, partial = min(size_limit_bytes, self._limits.blob_bytes), partial or Partial()
+        return await self._call(self._live_host().fetch, peer_id, name, limit, timeout_s, partial)
 
     def traffic(self) -> Traffic:
         count, blobs = self._door.count, self._host.blob_count if self._host else Counter()

@@ -7,11 +7,11 @@ codec as bytes. A `MemoryNetwork` can slow all links, cut one, and freeze or kil
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, TypeVar
 
 from ..errors import DecodeError, NotAMember, PeerGone, PeerTimeout, Refused, Unreachable
@@ -19,9 +19,11 @@ from ..security.membership import Certificate, Credentials
 from .dispatch import Dispatcher, body_of
 from .frames import CHUNK_BYTES, Decoder, Frame, encode
 from .messages import peer_id_in
+from .partials import Partial, check_name
 from .reasons import Reason, refused_by_peer
 from .transport import Body, Caller, Service, Traffic, TransportLimits
 
+MAX_BLOB_BYTES = 1 << 40
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -128,20 +130,32 @@ class MemoryTransport:
         wire, remote = self._remote(peer_id)
         sent = encode(Frame(kind, 1, body))
         self._sent += len(sent)
-        work = self._on_wire(wire, partial(remote._answer, self.peer_id, sent))
+        work = self._on_wire(wire, functools.partial(remote._answer, self.peer_id, sent))
         answer = await self._deadline(work, peer_id, timeout_s)
         self._received += len(answer)
         return body_of(_decode(answer))
 
-    async def fetch(self, peer_id: str, name: str, *, size_limit_bytes: int, timeout_s: float) -> bytes:
+    async def fetch(
+        self, peer_id: str, name: str, *, size_limit_bytes: int, timeout_s: float, partial: Partial | None = None
+    ) -> bytes:
         wire, remote = self._remote(peer_id)
         limit = min(size_limit_bytes, self._limits.blob_bytes)
-        data = await self._deadline(self._on_wire(wire, partial(remote._read, name, limit)), peer_id, timeout_s)
-        self._blob_received += len(data)
-        self._received += len(data)
-        if hashlib.sha256(data).hexdigest() != name:
-            raise DecodeError(f"the blob is not the one it is named after ({name[:12]}…)")
-        return data
+        pull = self._pull(wire, remote, name, limit, Partial() if partial is None else partial)
+        return await self._deadline(pull, peer_id, timeout_s)
+
+    async def _pull(self, wire: _Wire, remote: MemoryTransport, name: str, limit: int, partial: Partial) -> bytes:
+        """Chunk by chunk, each there and back."""
+        begun, data, size = len(partial.data), bytearray(partial.data), MAX_BLOB_BYTES
+        while len(data) < size:
+            size, piece = await self._on_wire(wire, functools.partial(remote._read, name, limit, len(data)))
+            data += piece
+            self._blob_received += len(piece)
+            self._received += len(piece)
+            if len(data) < size:
+                await asyncio.to_thread(partial.append, piece)
+        await asyncio.to_thread(partial.discard)
+        check_name(name, hashlib.sha256(data).hexdigest(), begun)
+        return bytes(data)
 
     def traffic(self) -> Traffic:
         return Traffic(self._sent, self._received, self._blob_sent, self._blob_received)
@@ -190,18 +204,19 @@ class MemoryTransport:
         self._sent += len(reply)
         return reply
 
-    async def _read(self, name: str, limit: int) -> bytes:
+    async def _read(self, name: str, limit: int, offset: int) -> tuple[int, bytes]:
+        """The size of a blob, and its next chunk."""
         await self._thawed(self.peer_id)
         data = await asyncio.to_thread(self._service.blob, name)
         if data is None:
             raise Refused(f"the peer does not have {name[:12]}…", "ask another", code="no-such-blob")
         if len(data) > limit:
             raise Refused(f"the blob of {len(data)} bytes is larger than asked for", code="too-large")
-        for start in range(0, len(data), CHUNK_BYTES):
-            _decode(encode(Frame("chunk", 1, {"data": data[start : start + CHUNK_BYTES]})))
-        self._blob_sent += len(data)
-        self._sent += len(data)
-        return data
+        piece = data[offset : offset + CHUNK_BYTES]
+        _decode(encode(Frame("chunk", 1, {"data": piece})))
+        self._blob_sent += len(piece)
+        self._sent += len(piece)
+        return len(data), piece
 
     async def _on_wire(self, wire: _Wire, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Delay each way, and `PeerGone` when the wire breaks first."""

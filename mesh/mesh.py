@@ -21,6 +21,7 @@ from .acquaintance import Acquaintance
 from .members import Peer
 from .messages import Advert
 from .owned import OwnedTasks
+from .partials import Partials
 from .settings import MeshSettings
 from .spreading import BlobStore, Spreading
 from .transport import Body, Caller, Traffic, Transport
@@ -41,6 +42,7 @@ class Mesh:
         transport: not started; the mesh starts and stops it.
         store: the node's blobs.
         address_book: file that remembers where members were reached, or None.
+        partials: folder for beginnings of transfers that were cut; None: in memory.
         on_peer: called with a `Peer` when its state or advert changed.
         worth: how much a member is worth as a neighbour, 0..1 or more; what it brought lately is added to that.
         clock: monotonic seconds. dice: numbers in [0, 1).
@@ -53,6 +55,7 @@ class Mesh:
         store: BlobStore,
         settings: MeshSettings | None = None,
         address_book: Path | None = None,
+        partials: Path | None = None,
         on_peer: Callable[[Peer], None] | None = None,
         worth: Callable[[Peer], float] = lambda _peer: 0.0,
         clock: Callable[[], float] = time.monotonic,
@@ -73,6 +76,7 @@ class Mesh:
             self._tasks,
             clock,
             dice,
+            partials=Partials(partials),
             ask=self._ask,
             wake=self._wake.set,
             brought=lambda peer_id: self._acquaintance.brought(peer_id),

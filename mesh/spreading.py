@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from ..errors import DecodeError, MeshloreError, Refused, SecurityError
 from . import messages
 from .gossip import Gossip, Pull
 from .owned import OwnedTasks
+from .partials import Partials
 from .reconcile import BUCKETS, bucket_digests, bucket_of, compare
 from .settings import MeshSettings
 from .transport import Body, Transport
@@ -87,12 +89,14 @@ class Spreading:
         clock: Callable[[], float],
         dice: Callable[[], float],
         *,
+        partials: Partials,
         ask: Ask,
         wake: Callable[[], None],
         brought: Callable[[str], None],
     ) -> None:
         self._transport, self._store, self._settings, self._tasks = transport, store, settings, tasks
         self._clock, self._dice = clock, dice
+        self._partials = partials
         self._ask, self._wake, self._brought = ask, wake, brought
         self._gossip = Gossip(settings.gossip, dice)
         self._neighbours: dict[str, _Neighbour] = {}
@@ -226,7 +230,10 @@ class Spreading:
     async def _fetch_and_accept(self, pull: Pull) -> None:
         name, peer_id, timeout_s = pull.name, pull.peer_id, self._settings.fetch_timeout_s
         try:
-            data = await self._transport.fetch(peer_id, name, size_limit_bytes=pull.size_bytes, timeout_s=timeout_s)
+            partial = await asyncio.to_thread(self._partials.open, name)
+            data = await self._transport.fetch(
+                peer_id, name, size_limit_bytes=pull.size_bytes, timeout_s=timeout_s, partial=partial
+            )
         except Refused as error:
             if error.code == "no-such-blob":
                 self._gossip.missing(name)

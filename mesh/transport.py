@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ..security.membership import Certificate
+from .partials import Partial
 
 Body = dict[str, Any]
 
@@ -106,10 +107,15 @@ class Transport(Protocol):
             DecodeError: the body is too large or the answer malformed.
         """
 
-    async def fetch(self, peer_id: str, name: str, *, size_limit_bytes: int, timeout_s: float) -> bytes:
+    async def fetch(
+        self, peer_id: str, name: str, *, size_limit_bytes: int, timeout_s: float, partial: Partial | None = None
+    ) -> bytes:
         """Get the blob whose SHA-256 is ``name`` (hex), hashed as it arrives.
 
-        Raises: as `request`; `Refused` with code "no-such-blob", `DecodeError` when the bytes are others.
+        What ``partial`` has of it is not transferred again; it grows as the rest arrives, until all is here.
+
+        Raises: as `request`; `Refused` with code "no-such-blob", `DecodeError` when the bytes are others,
+            `PeerGone` when that may be the fault of ``partial``, which is empty then.
         """
 
     def traffic(self) -> Traffic: ...

@@ -27,6 +27,7 @@ from .blobs import CREDIT_BYTES, receive_blob, send_blob
 from .calls import Calls, FrameStream, serve_calls
 from .failures import dial_failure
 from .frames import CHUNK_BYTES, Frame
+from .partials import Partial
 from .transport import Body, Caller, TransportLimits
 
 CALLS = TProtocol("/meshlore/calls/1")
@@ -112,7 +113,7 @@ class TrioHost:
             return await calls.call(kind, body)
         raise PeerTimeout(f"{short(peer_id)} did not answer {kind!r} within {timeout_s:g} s", "try another peer")
 
-    async def fetch(self, peer_id: str, name: str, size_limit_bytes: int, timeout_s: float) -> bytes:
+    async def fetch(self, peer_id: str, name: str, size_limit_bytes: int, timeout_s: float, partial: Partial) -> bytes:
         def count(size: int) -> None:
             self.blob_count["received"] += size
 
@@ -122,7 +123,7 @@ class TrioHost:
             try:
                 if size_limit_bytes > CHUNK_BYTES // 2:
                     await upstream.widen(stream, 2 * CREDIT_BYTES)
-                data = await receive_blob(frames, name, size_limit_bytes, count)
+                data = await receive_blob(frames, name, size_limit_bytes, count, partial)
             except BaseException:
                 await frames.reset()
                 raise

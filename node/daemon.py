@@ -57,6 +57,7 @@ from .store import HomeLock, PacketStore, StateStore, private_additions
 log = structlog.get_logger("meshlore.daemon")
 
 INVITES_FILE = "invites.db"
+PARTIALS_FOLDER = "partials"
 ANCHOR_NEIGHBOURS = 64
 LATE_RENEWAL_S = DAY_S
 ROLES_OF = {"node": ("node", "requester"), "anchor": ("anchor",)}
@@ -86,6 +87,7 @@ class Daemon:
             ),
             store=_Shelf(node),
             address_book=home / ADDRESS_BOOK,
+            partials=home / PARTIALS_FOLDER,
             on_peer=self._on_peer,
             worth=node.worth,
         )

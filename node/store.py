@@ -7,6 +7,7 @@
     <home>/private/<digest>.npz     labelled samples that fine-tuning added to the private data
     <home>/packets/<sha256>         sealed packets, its own and others', named by their content
     <home>/packets/declined         names of packets that were given up, one a line
+    <home>/partials/<sha256>        beginnings of packets whose transfer was cut (`meshlore.mesh.partials`)
 
 The journal is the only source of truth: checkpoints are written first, then the journal that names
 them replaces the old one in a single rename, then what nothing names is deleted. A kill -9 at any

@@ -22,6 +22,7 @@ from meshlore.errors import (
 )
 from meshlore.mesh.host import Libp2pTransport
 from meshlore.mesh.memory import MemoryNetwork, MemoryTransport
+from meshlore.mesh.partials import Partial
 from meshlore.mesh.transport import Body, Caller, Transport, TransportLimits
 from meshlore.security.identity import Identity
 from meshlore.security.membership import Credentials, MeshRoot
@@ -202,6 +203,45 @@ async def test_a_blob_that_is_not_there_too_large_or_another_is_an_error(pair: P
     with pytest.raises(DecodeError, match="named after"):
         await ann.fetch(ben.peer_id, "11" * 32, size_limit_bytes=100, timeout_s=5)
     assert await ann.fetch(ben.peer_id, name, size_limit_bytes=1000, timeout_s=5)
+
+
+class Cut(Partial):
+    """Breaks the transfer when it has this many bytes."""
+
+    def __init__(self, after_bytes: int) -> None:
+        super().__init__()
+        self._after_bytes = after_bytes
+
+    def append(self, piece: bytes) -> None:
+        super().append(piece)
+        if len(self.data) >= self._after_bytes:
+            raise PeerGone("the connection broke")
+
+
+async def test_a_transfer_that_was_cut_goes_on_where_it_was(pair: Pair) -> None:
+    ann, _, ben, ben_service = pair
+    data = os.urandom(2_000_000)
+    name, partial = ben_service.put(data), Cut(600_000)
+    with pytest.raises(PeerGone):
+        await ann.fetch(ben.peer_id, name, size_limit_bytes=8 << 20, timeout_s=20, partial=partial)
+    begun = len(partial.data)
+    assert 600_000 <= begun < 2_000_000
+    assert bytes(partial.data) == data[:begun]
+    rest = Partial(partial.data)
+    assert await ann.fetch(ben.peer_id, name, size_limit_bytes=8 << 20, timeout_s=20, partial=rest) == data
+    assert not rest.data
+    assert ann.traffic().blob_bytes_received == 2_000_000
+
+
+@pytest.mark.parametrize("begun", [b"what is not the beginning", bytes(3000)])
+async def test_a_beginning_that_is_wrong_is_thrown_away_and_nobody_is_blamed(pair: Pair, begun: bytes) -> None:
+    ann, _, ben, ben_service = pair
+    name, partial = ben_service.put(os.urandom(2000)), Partial(bytearray(begun))
+    with pytest.raises(PeerGone, match="anew"):
+        await ann.fetch(ben.peer_id, name, size_limit_bytes=8 << 20, timeout_s=20, partial=partial)
+    assert not partial.data
+    fetched = await ann.fetch(ben.peer_id, name, size_limit_bytes=8 << 20, timeout_s=20, partial=partial)
+    assert fetched == ben_service.blobs[name]
 
 
 async def test_traffic_counts_what_travelled(pair: Pair) -> None:
