@@ -20,7 +20,7 @@ from .packet import MAX_ABOUT, MAX_LOGIT_BYTES, LogitPacket, SamplePacket, coars
 from .space import Space
 
 MOST_VIEWS = 8
-MOST_ANSWERS = 8000
+MOST_ANSWERS = 12_000
 AT_ONCE = 500
 
 

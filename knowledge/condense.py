@@ -43,7 +43,7 @@ class CondenseSettings(SampleSettings):
             return cls()
         flip = 0.5 if space.channels == 3 else 0.0
         views = Views(15.0, 0.2, 0.125, 0.3, flip, 0.5)
-        return cls(per_class=50, iterations=120, dimensions=32, views=views)
+        return cls(per_class=100, iterations=100, dimensions=32, views=views)
 
 
 def condense(

@@ -46,7 +46,16 @@ class DistilSettings:
     def for_many_pixels(self) -> DistilSettings:
         """For samples of 16 pixels a side or more: longer, and mostly from the answers of all about many views of
         each sample. These already are the augmentation; a view of a view has no answer of its own."""
-        return replace(self, steps=2 * self.steps, lesson_batch=128, learning_rate=2e-3, soft_share=0.8, views=None)
+        few = self.private_batch // 2
+        return replace(
+            self,
+            steps=2 * self.steps,
+            private_batch=few,
+            lesson_batch=128,
+            learning_rate=2e-3,
+            soft_share=0.8,
+            views=None,
+        )
 
 
 def distil(

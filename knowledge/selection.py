@@ -49,13 +49,14 @@ class SampleSettings:
     (but three), and none below ``class_minimum`` images; where all classes are that small, those of three images
     or more are used. ``size_limit_bytes`` bounds the images, compressed with zlib. Many classes share what one
     packet holds. ``guard`` says which of the samples made may leave the device, comparing them in ``dimensions``
-    principal components.
+    principal components. Images travel in so many ``shades``: more cost bytes and teach nothing.
     """
 
     per_class: int = 40
     class_minimum: int = 10
     size_limit_bytes: int | None = None
     dimensions: int = 20
+    shades: int = 32
     guard: Guard = field(default=distinct, repr=False)
 
 
@@ -74,13 +75,14 @@ def select(
     quota = _shrunk(quota, _most_in_a_packet(data.space), data.counts())
     made, labels = draw(_times(quota, spare))
     if settings.size_limit_bytes is not None:
-        each = _compressed(to_images(made, data.space)) / len(made)
+        each = _compressed(_coarse(to_images(made, data.space), data.space, settings.shades)) / len(made)
         quota = _shrunk(quota, int(settings.size_limit_bytes / each), data.counts())
         keep = _first(labels, _times(quota, spare))
         made, labels = made[keep], labels[keep]
     if improve is not None:
         made = improve(made, labels)
-    return _publishable(to_images(made, data.space), labels, data, quota, settings)
+    images = _coarse(to_images(made, data.space), data.space, settings.shades)
+    return _publishable(images, labels, data, quota, settings)
 
 
 def _publishable(images: np.ndarray, labels: Tensor, data: Dataset, quota: Quota, settings: SampleSettings) -> Samples:
@@ -137,6 +139,14 @@ def _first(labels: Tensor, quota: Quota) -> Tensor:
     for label, count in quota.items():
         kept[torch.where(labels == label)[0][:count]] = True
     return kept
+
+
+def _coarse(images: np.ndarray, space: Space, shades: int) -> np.ndarray:
+    """Images in few of the levels of their space; rows of a table keep theirs."""
+    if space.is_table or space.levels <= shades:
+        return images
+    apart = (space.levels - 1) / (shades - 1)
+    return np.round(np.round(images / apart) * apart).astype(np.uint8)
 
 
 def _compressed(images: np.ndarray) -> int:

@@ -71,6 +71,15 @@ def test_samples_are_sorted_by_class_and_within_levels(digits: Dataset) -> None:
     assert (np.diff(samples.labels) >= 0).all()
 
 
+def test_images_travel_in_few_shades_that_span_all_and_rows_keep_their_values() -> None:
+    grey = blobs(Space((1, 16, 16), ("a", "b"), levels=256), [40, 40])
+    samples = condense(grey, settings=replace(QUICK, shades=5), seed=0)
+    assert set(np.unique(samples.images).tolist()) <= {0, 64, 128, 191, 255}
+    assert samples.images.min() == 0
+    rows = load("wine").dataset
+    assert len(np.unique(condense(rows, settings=replace(QUICK, shades=5), seed=0).images)) > 5
+
+
 def test_a_class_gives_at_most_half_as_many_samples_as_it_has_images() -> None:
     space = Space((1, 8, 8), ("a", "b", "c", "d"), levels=17)
     data = blobs(space, [4, 9, 10, 30])
