@@ -91,7 +91,7 @@ def work(cell: Cell) -> tuple[Cell, dict[str, Any] | str, float]:
     """Run one cell in this process: (cell, figures, CPU seconds of the whole); a known reason why not is a text."""
     from meshlore.errors import MeshloreError
 
-    _prepare_process()
+    prepare_process()
     from .knowledge_methods import run_cell
 
     started = time.process_time()
@@ -139,7 +139,7 @@ def _ignore_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _prepare_process() -> None:
+def prepare_process() -> None:
     """One thread, quiet logs, and the slow imports before anything is timed."""
     import logging
 

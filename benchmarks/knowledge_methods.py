@@ -171,15 +171,17 @@ QUICK_METHODS = ("local", "ours", "ours-anchor", "fedavg", "ensemble-count", "po
 
 def run_cell(cell: Cell, step: Step) -> Figures:
     """All figures of one cell, as JSON values."""
-    figures = METHODS[cell.method](cell, step)
-    plain: Figures = _plain(figures)
-    return plain
+    return plain(METHODS[cell.method](cell, step))
+
+
+def plain(figures: Figures) -> Figures:
+    """Rounded to what is meant, and without numpy's own numbers."""
+    return {name: _plain(value) for name, value in figures.items()}
 
 
 def _plain(value: Any) -> Any:
-    """Rounded to what is meant, and without numpy's own numbers."""
     if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
+        return plain(value)
     if isinstance(value, list | tuple):
         return [_plain(inner) for inner in value]
     if isinstance(value, float | np.floating):

@@ -1,72 +1,84 @@
 """The search for the baselines' settings, on the validation part of the training set only.
 
-    python -m benchmarks.tune [--dataset digits] [--method fedavg] [--seed 0]
+    python -m benchmarks.tune [--dataset digits] [--method fedavg] [--seed 10]
 
-Candidates differ from the papers' settings in what the papers themselves say matters. Resumable: every
-candidate measured is a line of the results file. The winners are in baselines/tuned.py, written by hand.
+Candidates differ in what the papers themselves say matters. Those that are `BEHIND` the best on the seeds so
+far are not tried on the next seed. Resumable: every run is a line of the results file, as in
+`benchmarks.knowledge`. The winners are in baselines/tuned.py, written by hand.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from . import knowledge_results
 from .baselines import datafree
 from .baselines.averaging import AveragingSettings, federate
 from .baselines.datafree import DataFreeSettings, one_shot
 from .baselines.feddf import FedDFSettings, feddf
 from .baselines.local import pooled
 from .baselines.problem import Problem, Solution
+from .baselines.tuned import FEDAVG, FEDDF
 from .knowledge_cells import DATASETS, PUBLIC, Cell, hold_public_apart, problem_of
-from .knowledge_methods import locals_of
+from .knowledge_methods import locals_of, plain, solution_figures
 
 RESULTS = Path("runs/knowledge/tuning.jsonl")
+METHODS = ("fedavg", "fedprox", "feddf", "dense", "co-boosting", "pooled")
+SEEDS = (10, 11)
+"""Others than those of the matrix, so that its splits are not the ones that settings were chosen on."""
+BEHIND = 0.02
 Candidates = Mapping[str, Any]
 
 
 def candidates(method: str, dataset: str) -> Candidates:
     """Name -> settings, for one baseline on one data set."""
-    full = dataset == "fashion-mnist"
-    rounds, epochs = (40, 1) if full else (60, 5)
-    average = AveragingSettings(rounds=rounds, local_epochs=epochs)
-    data_free = {"dense": datafree.DENSE, "co-boosting": datafree.CO_BOOSTING}
+    average = FEDAVG[dataset]
     match method:
         case "fedavg":
-            rates = {f"lr {rate}": replace(average, learning_rate=rate) for rate in (0.03, 0.1, 0.2)}
-            fewer = replace(average, rounds=2 * rounds, local_epochs=max(1, epochs // 2))
-            return {**rates, "lr 0.1, shift 1": replace(average, shift_px=1), "lr 0.1, half the epochs": fewer}
+            return _averaging(average)
         case "fedprox":
-            return {f"mu {mu}": replace(average, proximal=mu) for mu in (0.001, 0.01, 0.1)}
+            return {f"mu {mu}": replace(average, proximal=mu) for mu in (0.001, 0.01, 0.1, 1.0)}
         case "feddf":
-            local = replace(average, rounds=rounds // 3)
-            return {
-                f"{steps} steps, lr {rate}": FedDFSettings(local, steps=steps, learning_rate=rate)
-                for steps in (100, 300)
-                for rate in (1e-3, 3e-4)
-            }
+            return _feddf(FEDDF[dataset].local)
         case "dense" | "co-boosting":
-            return _data_free(data_free[method])
+            return _data_free(datafree.DENSE if method == "dense" else datafree.CO_BOOSTING)
         case _:
-            return {str(steps): steps for steps in ((3000, 6000, 9000) if full else (600, 1500, 3000))}
+            steps = {"digits": (600, 1500, 3000), "fashion-mnist-5000": (1000, 2000), "fashion-mnist": (6000, 9000)}
+            return {f"{count} steps": count for count in steps[dataset]}
 
 
-def _data_free(paper: DataFreeSettings) -> Candidates:
+def _averaging(paper: AveragingSettings) -> Candidates:
+    rates = {f"lr {rate}": replace(paper, learning_rate=rate) for rate in (0.05, 0.1, 0.2)}
+    often = replace(paper, rounds=2 * paper.rounds, local_epochs=max(1, paper.local_epochs // 2))
+    return {**rates, "twice the rounds, half the epochs": often, "shift 1 pixel": replace(paper, shift_px=1)}
+
+
+def _feddf(local: AveragingSettings) -> Candidates:
+    longer = replace(local, local_epochs=2 * local.local_epochs)
     return {
-        "as published": paper,
-        "batch norm": replace(paper, norm="batch", statistics=1.0),
-        "student lr .05": replace(paper, student_rate=0.05),
-        "T 1": replace(paper, temperature=1.0),
-        "dispute .3": replace(paper, dispute=0.3),
-        "generator lr 5e-3": replace(paper, generator_rate=5e-3),
+        "200 steps": FedDFSettings(local, steps=200),
+        "200 steps, twice the epochs": FedDFSettings(longer, steps=200),
+        "400 steps": FedDFSettings(local, steps=400),
+        "200 steps, lr 3e-4": FedDFSettings(local, steps=200, learning_rate=3e-4),
+    }
+
+
+def _data_free(ours: DataFreeSettings) -> Candidates:
+    other = "group" if ours.norm == "batch" else "batch"
+    return {
+        "as it is": ours,
+        f"{other} norm": replace(ours, norm=other),
+        "generator anew": replace(ours, generator="anew"),
+        "student lr .01": replace(ours, student_rate=0.01),
+        "T 20": replace(ours, temperature=20.0),
+        "dispute .5": replace(ours, dispute=0.5),
+        "twice the epochs, half the passes": replace(ours, epochs=2 * ours.epochs, passes=max(1, ours.passes // 2)),
     }
 
 
@@ -83,61 +95,66 @@ def solve(method: str, problem: Problem, settings: Any, dataset: str) -> Solutio
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    from .knowledge import _prepare_process
+    from .knowledge import prepare_process
 
+    options = _parse(arguments)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    prepare_process()
+    for seed in options.seed or SEEDS:
+        for dataset in options.dataset or DATASETS[:1]:
+            for method in options.method or METHODS:
+                cell = Cell(dataset, options.partition, options.nodes, seed, method, "validation")
+                search(cell, options.results)
+    print(table(knowledge_results.read(options.results)))
+    return 0
+
+
+def search(cell: Cell, path: Path) -> None:
+    """Run what is not in ``path`` yet of the candidates of a method on one problem."""
+    found = knowledge_results.read(path)
+    for name, settings in _hopeful(cell, found).items():
+        tried = replace(cell, method=f"{cell.method}: {name}")
+        if tried not in found:
+            problem = problem_of(cell)
+            solution = solve(cell.method, problem, settings, cell.dataset)
+            knowledge_results.append(path, tried, plain(solution_figures(problem, solution)), {})
+            print(tried.title, flush=True)
+
+
+def _hopeful(cell: Cell, found: knowledge_results.Results) -> Candidates:
+    """The candidates that were not `BEHIND` on earlier seeds."""
+    known = candidates(cell.method, cell.dataset)
+    scores: dict[str, list[float]] = {name: [] for name in known}
+    for other, figures in found.items():
+        method, _, name = other.method.partition(": ")
+        same = replace(other, method=method, seed=cell.seed) == cell
+        if same and other.seed < cell.seed and name in scores:
+            scores[name].append(knowledge_results.mean_global(figures) or 0.0)
+    means = {name: sum(values) / len(values) for name, values in scores.items() if values}
+    best = max(means.values(), default=0.0)
+    return {name: settings for name, settings in known.items() if means.get(name, best) >= best - BEHIND}
+
+
+def table(results: knowledge_results.Results) -> str:
+    """Markdown: for each problem, the mean over seeds of each candidate."""
+    problems: dict[tuple[str, str, int], dict[str, list[knowledge_results.Figures]]] = {}
+    for (dataset, partition, nodes, method), runs in knowledge_results.groups(results, "validation").items():
+        problems.setdefault((dataset, partition, nodes), {})[method] = runs
+    parts = []
+    for (dataset, partition, nodes), grouped in problems.items():
+        parts += [f"### {dataset}, {partition}, N={nodes}", knowledge_results.table(grouped, knowledge_results.COLUMNS)]
+    return "\n\n".join(parts)
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.tune")
     parser.add_argument("--dataset", action="append", choices=DATASETS)
-    parser.add_argument("--method", action="append")
+    parser.add_argument("--method", action="append", choices=METHODS)
     parser.add_argument("--partition", default="dirichlet-0.1")
     parser.add_argument("--nodes", type=int, default=5)
     parser.add_argument("--seed", action="append", type=int)
     parser.add_argument("--results", type=Path, default=RESULTS)
-    options = parser.parse_args(arguments)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    _prepare_process()
-    known = _read(options.results)
-    for dataset in options.dataset or DATASETS[:1]:
-        for method in options.method or ("fedavg", "fedprox", "feddf", "dense", "co-boosting", "pooled"):
-            for name, settings in candidates(method, dataset).items():
-                for seed in options.seed or (10, 11):
-                    cell = Cell(dataset, options.partition, options.nodes, seed, method, "validation")
-                    key = [*cell.problem_key, method, name]
-                    if json.dumps(key) in known:
-                        continue
-                    problem, started = problem_of(cell), time.process_time()
-                    said = solve(method, problem, settings, dataset).logits[0]
-                    accuracy = float(np.mean(said.argmax(axis=1) == problem.test.labels))
-                    line = {"key": key, "accuracy": accuracy, "cpu_s": round(time.process_time() - started, 1)}
-                    options.results.parent.mkdir(parents=True, exist_ok=True)
-                    with options.results.open("a") as file:
-                        file.write(json.dumps(line) + "\n")
-                    known[json.dumps(key)] = line
-    print(table(known.values()))
-    return 0
-
-
-def table(lines: Any) -> str:
-    """Markdown: mean over seeds of each candidate."""
-    found: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
-    for line in lines:
-        dataset, *_, method, name = line["key"]
-        found.setdefault((dataset, method, name), []).append(line)
-    rows = ["| data | method | candidate | validation accuracy | seeds | CPU s |", "|---|---|---|---|---|---|"]
-    for (dataset, method, name), runs in sorted(found.items()):
-        mean, spent = (float(np.mean([run[field] for run in runs])) for field in ("accuracy", "cpu_s"))
-        rows.append(f"| {dataset} | {method} | {name} | {mean:.3f} | {len(runs)} | {spent:.0f} |")
-    return "\n".join(rows)
-
-
-def _read(path: Path) -> dict[str, dict[str, Any]]:
-    found = {}
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            record = json.loads(line)
-            found[json.dumps(record["key"])] = record
-        except (ValueError, KeyError):
-            continue  # torn by a kill: measured again
-    return found
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":

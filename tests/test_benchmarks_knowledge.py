@@ -11,7 +11,7 @@ from meshlore.errors import ConfigError
 from meshlore.knowledge import metrics
 from meshlore.knowledge.data import Dataset
 from meshlore.knowledge.generator import fit_generator
-from meshlore.knowledge.models import build_model
+from meshlore.knowledge.models import build_model, to_tensor
 from meshlore.knowledge.space import Space
 from meshlore.knowledge.training import fit_classifier
 from meshlore.node.in_process import Member, run_in_process
@@ -24,14 +24,15 @@ from benchmarks import (
     knowledge_report,
     knowledge_results,
     knowledge_targets,
+    tune,
 )
 from benchmarks.baselines import datafree
 from benchmarks.baselines.averaging import AveragingSettings, federate, train_locally
 from benchmarks.baselines.datafree import one_shot
 from benchmarks.baselines.feddf import FedDFSettings, feddf
 from benchmarks.baselines.local import Locals, ensemble, pooled
-from benchmarks.baselines.problem import Problem, average, size_bytes
-from benchmarks.knowledge_cells import Cell, cells, hold_public_apart, load_split, problem_of, share_out
+from benchmarks.baselines.problem import Problem, Solution, average, size_bytes
+from benchmarks.knowledge_cells import DATASETS, Cell, cells, hold_public_apart, load_split, problem_of, share_out
 from benchmarks.knowledge_generation import frechet
 from benchmarks.knowledge_methods import METHODS, check_settings
 
@@ -122,21 +123,28 @@ def test_every_baseline_learns_all_classes_of_an_easy_problem(problem, local, so
 @pytest.mark.parametrize("paper", [datafree.DENSE, datafree.CO_BOOSTING], ids=["dense", "co-boosting"])
 @pytest.mark.parametrize("norm", ["group", "batch"])
 def test_data_free_distillation_beats_chance_without_any_data(problem, local, paper, norm):
-    small = replace(
-        paper, epochs=6, generator_steps=8, batch_size=32, width=8, student_steps=10, student_rate=0.05, norm=norm
-    )
+    small = replace(paper, epochs=6, generator_steps=8, batch_size=32, width=8, passes=4, student_rate=0.05, norm=norm)
     solution = one_shot(problem, local, small)
     assert accuracy(problem, solution) > 0.45
     assert solution.bytes_up == solution.bytes_down > 0
 
 
 def test_a_member_of_the_ensemble_that_is_wrong_loses_weight(problem, local):
-    server = datafree._Server(problem, [local.models[0], local.models[1]], datafree.CO_BOOSTING)
-    images = datafree.torch.from_numpy(problem.clients[1].images[:40]).float() / 8 - 1
-    for _ in range(3):
-        server._reweigh(images, torch.from_numpy(problem.clients[1].labels[:40]))
-    assert server.ensemble.weights[1] > server.ensemble.weights[0]
-    assert float(server.ensemble.weights.sum()) == pytest.approx(1)
+    server = datafree._Server(problem, local.models, datafree.CO_BOOSTING)
+    seen = problem.clients[1]
+    server.images, server.labels = to_tensor(seen.images, SPACE), torch.from_numpy(seen.labels)
+    server.said = server.ensemble.each(server.images)
+    server._reweigh(0.01)
+    assert server.ensemble.weights[1] > 0.5 > server.ensemble.weights[0]
+
+
+def test_hard_samples_are_moved_in_every_pixel_but_stay_images(problem, local):
+    server = datafree._Server(problem, local.models, replace(datafree.CO_BOOSTING, reach=0.1))
+    images = to_tensor(problem.clients[0].images[:20], SPACE)
+    moved = server._diversify(images)
+    assert float((moved - images).abs().mean()) > 0.05
+    assert float((moved - images).abs().max()) <= 0.2 + 1e-6
+    assert float(moved.abs().max()) <= 1
 
 
 def test_public_samples_are_taken_from_clients_evenly_when_there_are_no_others(problem):
@@ -267,6 +275,50 @@ def test_pictures_are_drawn_for_settings_with_two_methods(tmp_path):
     (path,) = knowledge_plots.draw(results, tmp_path)
     assert path.read_bytes().startswith(b"\x89PNG")
     assert knowledge_plots.draw({CELL: FIGURES}, tmp_path) == []
+
+
+@pytest.fixture
+def searched(tmp_path, monkeypatch):
+    """(path, what was run): a search of three candidates, of which one is far behind and one a little."""
+    quality = {"good": 0.9, "near": 0.89, "bad": 0.6}
+    path, ran = tmp_path / "tuning.jsonl", []
+
+    def solve(_method, problem, settings, _dataset):
+        ran.append((problem.seed, settings))
+        right = np.eye(10, dtype=np.float32)[problem.test.labels]
+        wrong = np.random.default_rng(0).random(len(right)) > quality[settings]
+        right[wrong] = np.roll(right[wrong], 1, axis=1)
+        return Solution([right])
+
+    monkeypatch.setattr(tune, "candidates", lambda _method, _dataset: {name: name for name in quality})
+    monkeypatch.setattr(tune, "solve", solve)
+    monkeypatch.setattr(tune, "solution_figures", lambda problem, solution: {"global": [accuracy(problem, solution)]})
+    return path, ran
+
+
+def test_a_setting_that_is_far_behind_is_not_tried_on_the_next_seed(searched, capsys):
+    path, ran = searched
+    assert tune.main(["--method", "fedavg", "--results", str(path)]) == 0
+    assert ran == [(10, "good"), (10, "near"), (10, "bad"), (11, "good"), (11, "near")]
+    table = capsys.readouterr().out
+    assert "### digits, dirichlet-0.1, N=5" in table
+    assert "| fedavg: bad | 1 |" in table
+    assert "| fedavg: good | 2 |" in table
+
+
+def test_a_stopped_search_goes_on_where_it_was(searched):
+    path, ran = searched
+    tune.main(["--method", "fedavg", "--seed", "10", "--results", str(path)])
+    tune.main(["--method", "fedavg", "--results", str(path)])
+    assert len(ran) == len(set(ran)) == 5
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_every_baseline_has_candidates_that_are_settings_of_its_own(dataset):
+    for method in tune.METHODS:
+        found = tune.candidates(method, dataset)
+        assert len(found) >= 2
+        assert len({repr(settings) for settings in found.values()}) == len(found)
 
 
 def test_json_is_one_document_and_check_tells_of_missed_targets(tmp_path, monkeypatch, capsys):

@@ -1,7 +1,8 @@
 """One-shot federated learning without any data: DENSE and Co-Boosting.
 
 Both train a generator against the ensemble of the clients' classifiers, sent once, and distil the
-ensemble into one model on what it draws.
+ensemble into one model on what it draws. As in both papers' own code, the generator's best batch of an epoch
+joins a pool, and distillation passes over the whole pool.
 
 DENSE (Zhang et al., NeurIPS 2022, arXiv 2112.12371): the generator's samples are to be sure for the
 ensemble (cross-entropy), fit its batch-norm statistics, and be disputed by the student.
@@ -9,7 +10,7 @@ Co-Boosting (Dai et al., ICLR 2024, arXiv 2402.15070): hard samples count more, 
 a small step along a random direction of the ensemble's output, and the members' weights are learned on them.
 
 Our classifiers use group norm. Where ``norm`` is "batch", the clients train the batch-norm twin of the
-same model, as both papers' authors do.
+same model, whose statistics are what DENSE's second term needs.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Literal
 
 import torch
 from meshlore.knowledge.models import build_model
-from meshlore.knowledge.training import Step, fit_classifier, no_step
+from meshlore.knowledge.training import Step, cosine, fit_classifier, no_step
 from meshlore.node.learner import default_classifier_steps
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -33,35 +34,41 @@ from .problem import Meter, Problem, Solution, size_bytes
 
 @dataclass(frozen=True)
 class DataFreeSettings:
-    """Names follow the papers.
+    """Names follow the papers. Epochs and width are less than theirs (200 and 64), for smaller images; in return
+    each epoch has more ``passes`` over the pool than their one.
 
     Attributes:
-        noise, width: the generator's input, and its channels (64 in the papers, for larger images).
+        generator: starts anew in every epoch, as in the authors' code, or goes on from where it was.
+        noise, width: the generator's input, and its channels.
         statistics, dispute: weights of the batch-norm and of the adversarial term of the generator's loss.
-        hard: above 0, the ensemble's loss counts by the difficulty of the sample.
-        reach: the step of diversification, in units of the pixel range.
-        reweigh: mu, the step of the ensemble's weights.
+        dispute_temperature: of the adversarial term.
+        hard: a sample's cross-entropy counts by (1 - its probability) to this power; 0: all alike.
+        reach: the step of diversification in each pixel, where the pixel range is 1.
+        reweigh: mu, the step of the ensemble's weights; times .99 in each epoch.
+        temperature, student_rate: of the distillation; its rate falls along a cosine.
     """
 
-    epochs: int = 60
+    epochs: int = 30
+    passes: int = 4
     generator_steps: int = 20
     batch_size: int = 64
-    noise: int = 100
-    width: int = 32
+    generator: Literal["anew", "goes on"] = "goes on"
+    noise: int = 256
+    width: int = 16
     generator_rate: float = 1e-3
     statistics: float = 1.0
     dispute: float = 1.0
+    dispute_temperature: float = 1.0
     hard: float = 0.0
     reach: float = 0.0
     reweigh: float = 0.0
-    student_steps: int = 30
     student_rate: float = 0.05
     temperature: float = 4.0
     norm: Literal["group", "batch"] = "group"
 
 
-DENSE = DataFreeSettings()
-CO_BOOSTING = replace(DENSE, hard=1.0, reach=8 / 255, reweigh=0.1, statistics=0.0)
+DENSE = DataFreeSettings(norm="batch")
+CO_BOOSTING = replace(DENSE, statistics=0.0, dispute_temperature=3.0, hard=1.0, reach=8 / 255, reweigh=0.01, passes=1)
 
 
 class Drawer(nn.Module):
@@ -84,6 +91,11 @@ class Drawer(nn.Module):
             nn.LeakyReLU(0.2),
             nn.Conv2d(width, shape[0], 3, padding=1),
         )
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d | nn.BatchNorm2d):
+                nn.init.normal_(module.weight, 1.0 if isinstance(module, nn.BatchNorm2d) else 0.0, 0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     def forward(self, noise: Tensor) -> Tensor:
         drawn = self.body(self.enter(noise).view(len(noise), -1, *self.start))
@@ -104,7 +116,11 @@ class Ensemble(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         self.distance = torch.zeros(())
-        return torch.einsum("m,mnk->nk", self.weights, self.each(images))
+        return self.agree(self.each(images))
+
+    def agree(self, each: Tensor) -> Tensor:
+        """(members, n, k) logits -> (n, k)."""
+        return torch.einsum("m,mnk->nk", self.weights / self.weights.sum().clamp(min=1e-9), each)
 
     def each(self, images: Tensor) -> Tensor:
         """(members, n, k)."""
@@ -139,93 +155,110 @@ def one_shot(problem: Problem, local: Locals, settings: DataFreeSettings, *, ste
 
 class _Server:
     def __init__(self, problem: Problem, members: Sequence[nn.Module], settings: DataFreeSettings) -> None:
-        self.space, self.settings = problem.space, settings
+        self.space, self.settings, self.seed = problem.space, settings, problem.seed
         self.random = torch.Generator().manual_seed(problem.seed + 31)
         self.ensemble = Ensemble(members)
         self.student = build_model(problem.model, problem.space, problem.seed + 17)
         if settings.norm == "batch":
             self.student = with_batch_norm(self.student)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(problem.seed)
-            self.drawer = Drawer(problem.space.shape, settings.noise, settings.width)
-        self.sgd = torch.optim.SGD(self.student.parameters(), lr=settings.student_rate, momentum=0.9)
-        self.pool: list[tuple[Tensor, Tensor]] = []
+        self.drawer = self._fresh_drawer(0)
+        self.sgd = torch.optim.SGD(self.student.parameters(), lr=settings.student_rate, momentum=0.9, weight_decay=1e-4)
+        self.images = torch.zeros(0, *problem.space.shape)
+        self.labels = torch.zeros(0, dtype=torch.int64)
+        self.said = torch.zeros(len(members), 0, problem.space.num_classes)
+        """What each member says of the pool's images."""
 
     def learn(self, step: Step) -> nn.Module:
         for epoch in range(self.settings.epochs):
-            images, labels = self._draw()
-            self.pool.append((images, labels))
-            if self.settings.reweigh:
-                self._reweigh(self._diversify(images), labels)
+            images, labels = self._draw(epoch)
+            with torch.no_grad():
+                said = self.ensemble.each(images)
+            if self.settings.reweigh and epoch:
+                self._reweigh(self.settings.reweigh * 0.99**epoch)
+            self.images, self.labels = torch.cat([self.images, images]), torch.cat([self.labels, labels])
+            self.said = torch.cat([self.said, said], dim=1)
+            rate = cosine(epoch / self.settings.epochs, self.settings.student_rate, floor=0.0)
+            self.sgd.param_groups[0]["lr"] = rate
             self._teach()
             step((epoch + 1) / self.settings.epochs)
         return self.student.eval()
 
-    def _draw(self) -> tuple[Tensor, Tensor]:
-        """Fit the generator to one batch of noise and labels; the batch with the least loss is kept."""
+    def _draw(self, epoch: int) -> tuple[Tensor, Tensor]:
+        """Fit the generator to one batch of noise and labels; the images with the least loss are kept."""
         chosen = self.settings
+        if chosen.generator == "anew":
+            self.drawer = self._fresh_drawer(epoch)
         noise = torch.randn(chosen.batch_size, chosen.noise, generator=self.random).requires_grad_()
         labels = torch.randint(self.space.num_classes, (chosen.batch_size,), generator=self.random)
         adam = torch.optim.Adam([*self.drawer.parameters(), noise], lr=chosen.generator_rate, betas=(0.5, 0.999))
         best, least = torch.zeros(0), math.inf
-        self.drawer.train()
         self.student.eval()
         for _ in range(chosen.generator_steps):
             images = self.drawer(noise)
-            said, doubted = self.ensemble(images), self.student(images)
-            loss = F.cross_entropy(said, labels, reduction="none")
-            if chosen.hard:
-                surety = said.detach().softmax(dim=1).gather(1, labels[:, None])[:, 0]
-                loss = loss * (1 - surety)
-            disputed = (said.argmax(dim=1) != doubted.argmax(dim=1)).float() if not chosen.hard else 1.0
-            apart = F.kl_div(doubted.log_softmax(dim=1), said.softmax(dim=1), reduction="none").sum(dim=1)
-            total = (
-                loss.mean() + chosen.statistics * self.ensemble.distance - chosen.dispute * (apart * disputed).mean()
-            )
-            if float(total.detach()) < least or not len(best):
-                best, least = images.detach(), float(total.detach())
+            loss = self._generator_loss(images, labels)
+            if float(loss.detach()) < least or not len(best):
+                best, least = images.detach(), float(loss.detach())
             adam.zero_grad(set_to_none=True)
-            total.backward()
+            loss.backward()
+            nn.utils.clip_grad_norm_(self.drawer.parameters(), 10.0)
             adam.step()
         return best, labels
 
+    def _fresh_drawer(self, epoch: int) -> Drawer:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed * 1009 + epoch)
+            return Drawer(self.space.shape, self.settings.noise, self.settings.width)
+
+    def _generator_loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        chosen = self.settings
+        said, doubted = self.ensemble(images), self.student(images)
+        sure = F.cross_entropy(said, labels, reduction="none")
+        apart = divergence(doubted, said, chosen.dispute_temperature)
+        if chosen.hard:
+            surety = said.detach().softmax(dim=1).gather(1, labels[:, None])[:, 0]
+            sure = sure * (1 - surety) ** chosen.hard
+        else:
+            apart = apart * (said.argmax(dim=1) != doubted.argmax(dim=1))
+        return sure.mean() + chosen.statistics * self.ensemble.distance - chosen.dispute * apart.mean()
+
     def _diversify(self, images: Tensor) -> Tensor:
-        """A step of length ``reach`` per pixel (root mean square) along a random direction of the ensemble's output."""
-        if not self.settings.reach:
-            return images
+        """A step in each pixel along a random direction of the ensemble's softened output."""
         moved = images.clone().requires_grad_()
         direction = torch.rand(len(images), self.space.num_classes, generator=self.random) * 2 - 1
-        (gradient,) = torch.autograd.grad((self.ensemble(moved) * direction).sum(), moved)
-        length = gradient.flatten(1).norm(dim=1).clamp(min=1e-12)[:, None, None, None]
-        # images span [-1, 1] where the paper's span [0, 1]
-        reach = 2 * self.settings.reach * math.sqrt(images[0].numel())
-        return (moved.detach() + reach * gradient / length).clamp(-1, 1)
+        (gradient,) = torch.autograd.grad((self.ensemble(moved) / 4).softmax(dim=1).mul(direction).sum(), moved)
+        # images span [-1, 1]
+        return (moved.detach() + 2 * self.settings.reach * gradient.sign()).clamp(-1, 1)
 
-    def _reweigh(self, images: Tensor, labels: Tensor) -> None:
-        """One sign step of the members' weights down the ensemble's loss on hard samples."""
-        with torch.no_grad():
-            each = self.ensemble.each(images)
-        weights = self.ensemble.weights.clone().requires_grad_()
-        loss = F.cross_entropy(torch.einsum("m,mnk->nk", weights, each), labels)
-        (gradient,) = torch.autograd.grad(loss, weights)
-        moved = self.ensemble.weights - self.settings.reweigh / len(weights) * gradient.sign()
-        moved = moved.clamp(min=0)
-        self.ensemble.weights = moved / moved.sum().clamp(min=1e-9)
+    def _reweigh(self, length: float) -> None:
+        """For each batch of the pool, a sign step of the members' weights down the ensemble's loss."""
+        for batch in self._batches():
+            weights = self.ensemble.weights.requires_grad_()
+            loss = F.cross_entropy(self.ensemble.agree(self.said[:, batch]), self.labels[batch])
+            (gradient,) = torch.autograd.grad(loss, weights)
+            self.ensemble.weights = (weights.detach() - length * gradient.sign()).clamp(0, 1)
 
     def _teach(self) -> None:
         chosen = self.settings
         self.student.train()
-        for _ in range(chosen.student_steps):
-            images, _ = self.pool[int(torch.randint(len(self.pool), (), generator=self.random))]
-            images = self._diversify(images)
+        for batch in (batch for _ in range(chosen.passes) for batch in self._batches()):
+            images = self._diversify(self.images[batch]) if chosen.reach else self.images[batch]
             with torch.no_grad():
-                wanted = (self.ensemble(images) / chosen.temperature).softmax(dim=1)
-            said = (self.student(images) / chosen.temperature).log_softmax(dim=1)
-            loss = F.kl_div(said, wanted, reduction="batchmean") * chosen.temperature**2
+                each = self.ensemble.each(images) if chosen.reach else self.said[:, batch]
+                wanted = self.ensemble.agree(each)
+            loss = divergence(self.student(images), wanted, chosen.temperature).mean()
             self.sgd.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(self.student.parameters(), 10.0)
             self.sgd.step()
+
+    def _batches(self) -> Sequence[Tensor]:
+        return torch.randperm(len(self.images), generator=self.random).split(self.settings.batch_size)
+
+
+def divergence(said: Tensor, wanted: Tensor, temperature: float) -> Tensor:
+    """KL divergence of softened logits (n, k) from wanted ones, times the squared temperature: (n,)."""
+    known, taught = (said / temperature).log_softmax(dim=1), (wanted / temperature).softmax(dim=1)
+    return F.kl_div(known, taught, reduction="none").sum(dim=1) * temperature**2
 
 
 def with_batch_norm(model: nn.Module) -> nn.Module:
