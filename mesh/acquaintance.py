@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,17 +14,20 @@ from ..security.invites import host_of
 from ..security.membership import Certificate
 from . import messages
 from .addresses import Book, load_book, save_book
+from .directory import Directory
 from .members import MemberTable, Peer, PeerState, Problem
-from .messages import Advert, Hello
+from .messages import Advert, Hello, Introduction
 from .overlay import Neighbour, Overlay, Usefulness
 from .owned import OwnedTasks
 from .reasons import reason_of
+from .records import AddressRecord
 from .settings import MeshSettings
 from .transport import Body, Transport
 
 log = logging.getLogger("meshlore.mesh")
 
 SHORTEST_DIAL_S = 1.5
+DOUBLED = "the home folder was copied; stop one, delete its home, and let it join with an invite of its own"
 
 
 @dataclass
@@ -55,6 +58,7 @@ class Acquaintance:
         clock: Callable[[], float],
         dice: Callable[[], float],
         *,
+        wall: Callable[[], float],
         address_book: Path | None,
         own_digest: Callable[[], bytes],
         on_change: Callable[[str], None],
@@ -69,6 +73,7 @@ class Acquaintance:
         self._book_path = address_book
         self._book: Book = {}
         self._table = MemberTable(transport.peer_id, settings.heartbeat, dice)
+        self._directory = Directory(transport.peer_id, transport.sign, transport.addresses, wall)
         self._links: dict[str, _Link] = {}
         self._advert: Advert = {}
         self._advert_version = 0
@@ -102,6 +107,14 @@ class Acquaintance:
 
     def peer(self, peer_id: str) -> Peer | None:
         return self._table.peer(peer_id, self._clock())
+
+    def double(self) -> AddressRecord | None:
+        """The address record of another device that runs with this node's identity, if there is one."""
+        return self._directory.double(self._clock())
+
+    def ahead_s(self, peer_id: str) -> float | None:
+        """How far this device's clock is ahead of that of a peer, in seconds."""
+        return self._directory.ahead_s(peer_id)
 
     def heard(self, peer_id: str) -> None:
         self._table.heard(peer_id, self._clock())
@@ -159,6 +172,7 @@ class Acquaintance:
             self._tasks.once("exchange", peer_id, self._exchange, peer_id)
         if now >= self._next_save:
             self._next_save = now + self._settings.save_addresses_s
+            self._directory.keep({peer.peer_id for peer in self.peers()})
             self._tasks.once("save", "addresses", self.save_addresses)
 
     def _choose_neighbours(self, now: float) -> None:
@@ -221,10 +235,11 @@ class Acquaintance:
 
     def answer_hello(self, peer_id: str, body: Body) -> Body:
         """Raises DecodeError."""
-        self._learn_hello(peer_id, messages.read_hello(body, peer_id))
+        hello = messages.read_hello(body, peer_id)
+        self._learn_hello(peer_id, hello)
         if link := self._links.get(peer_id):
             link.advert_sent = self._advert_version
-        return messages.hello_body(self._own_hello(peer_id))
+        return messages.hello_body(self._own_hello(self._lacking(hello.introduction)))
 
     def answer_advert(self, peer_id: str, body: Body) -> Body:
         """Raises DecodeError."""
@@ -234,8 +249,9 @@ class Acquaintance:
 
     def answer_peers(self, peer_id: str, body: Body) -> Body:
         """Raises DecodeError."""
-        same = messages.read_ask_peers(body) == messages.circle_digest(self._circle())
-        return messages.peers_body([] if same else self._reachable(peer_id))
+        said = messages.read_introduction(body, peer_id)
+        self._introduced(said)
+        return messages.peers_body(self._lacking(said))
 
     def answer_part(self, peer_id: str, body: Body) -> Body:
         """The peer has neighbours enough and names others. Raises DecodeError."""
@@ -278,7 +294,7 @@ class Acquaintance:
     async def _greet(self, peer_id: str, link: _Link) -> None:
         link.greet_due = self._clock() + self._settings.request_timeout_s
         version = self._advert_version
-        answer = await self.request(peer_id, messages.HELLO, messages.hello_body(self._own_hello(peer_id)))
+        answer = await self.request(peer_id, messages.HELLO, messages.hello_body(self._own_hello()))
         link.advert_sent = version
         self._learn_hello(peer_id, messages.read_hello(answer, peer_id))
 
@@ -291,31 +307,50 @@ class Acquaintance:
         link.advert_sent = version
 
     async def _exchange(self, peer_id: str) -> None:
-        answer = await self.request(peer_id, messages.PEERS, messages.ask_peers_body(self._circle()))
+        ask = messages.introduction_body(self._directory.introduction())
+        answer = await self.request(peer_id, messages.PEERS, ask)
         self._learn_peers(messages.read_peers(answer), peer_id)
 
     # --- small parts
 
-    def _own_hello(self, to_peer: str) -> Hello:
-        addresses = tuple(self._transport.addresses())
-        return Hello(addresses, self._advert, self._reachable(to_peer), self._own_digest())
+    def _own_hello(self, peers: Sequence[AddressRecord] = ()) -> Hello:
+        return Hello(self._directory.introduction(), self._advert, self._own_digest(), peers)
 
     def _learn_hello(self, peer_id: str, hello: Hello) -> None:
-        self._table.introduced(peer_id, hello.addresses, self._clock())
+        self._introduced(hello.introduction)
         self._learn_peers(hello.peers, peer_id)
+        if hello.introduction.known - self._directory.introduction().known:
+            self._tasks.once("exchange", peer_id, self._exchange, peer_id)
         self._table.set_advert(peer_id, hello.advert)
         if link := self._links.get(peer_id):
             link.greeted = True
             self._on_hello(peer_id, hello.digest)
         self._on_change(peer_id)
 
+    def _introduced(self, said: Introduction) -> None:
+        now, record = self._clock(), said.record
+        if self._directory.introduced(said, now):
+            log.warning("two devices answer as …%s: a home folder was copied", record.peer_id[-8:])
+        self._table.introduced(record.peer_id, record.addresses, now)
+
     def _learn_peers(self, peers: messages.KnownPeers, informant: str) -> None:
-        now = self._clock()
-        for peer_id, addresses in peers:
-            new = peer_id != self._transport.peer_id and self._table.peer(peer_id, now) is None
-            self._table.learn(peer_id, addresses, now, informant)
-            if new and self._table.peer(peer_id, now) is not None:
-                self._exchange_soon(now)
+        for record in peers:
+            self.heard_of(record, informant)
+
+    def heard_of(self, record: AddressRecord, informant: str) -> None:
+        """A member, or the local network, passes on where another one listens."""
+        now, peer_id = self._clock(), record.peer_id
+        if peer_id == self._transport.peer_id:
+            if self._directory.heard_of(record, now):
+                log.error("another device runs with this one's identity (%s): %s", ", ".join(record.addresses), DOUBLED)
+            return
+        new = self._table.peer(peer_id, now) is None
+        self._table.learn(peer_id, (), now, informant)
+        if self._table.peer(peer_id, now) is None or not self._directory.heard_of(record, now):
+            return
+        self._table.introduced(peer_id, record.addresses, now)
+        if new:
+            self._exchange_soon(now)
 
     def _worth(self, peer_id: str) -> float:
         peer = self.peer(peer_id)
@@ -328,13 +363,13 @@ class Acquaintance:
         self._exchange_s = self._settings.first_exchange_s
         self._next_exchange = min(self._next_exchange, now + self._exchange_s)
 
-    def _reachable(self, asker: str) -> list[tuple[str, tuple[str, ...]]]:
-        return [
-            (peer.peer_id, peer.addresses)
-            for peer in self.peers()
-            if peer.connected and peer.addresses and peer.peer_id != asker
-        ]
+    def _reachable(self, asker: str) -> list[AddressRecord]:
+        """The address records of this node's neighbours, without that of the asker."""
+        records = [self._directory.record_of(peer_id) for peer_id in sorted(self._links) if peer_id != asker]
+        return [record for record in records if record is not None]
 
-    def _circle(self) -> set[str]:
-        """This node and its neighbours; in a full mesh everybody's is the same."""
-        return {self._transport.peer_id, *self._links}
+    def _lacking(self, said: Introduction) -> list[AddressRecord]:
+        """The records that a peer lacks: of this node's neighbours, and of its double if it has one."""
+        double = self._directory.double_of(said.record, self._clock())
+        lacking = [record for record in self._reachable(said.record.peer_id) if record.mark not in said.known]
+        return lacking if double is None else [double, *lacking]

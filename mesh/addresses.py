@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..security.files import write_atomic
-from .messages import MAX_ADDRESSES, peer_id_in
+from .messages import peer_id_in
+from .records import MAX_ADDRESSES
 
 log = logging.getLogger("meshlore.mesh")
 

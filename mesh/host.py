@@ -21,6 +21,7 @@ from .bridge import Bridge
 from .dispatch import Dispatcher, body_of
 from .failures import root_cause
 from .frames import Frame
+from .interfaces import dialable
 from .partials import Partial
 from .transport import Body, Caller, Service, Traffic, TransportLimits
 from .trio_host import TrioHost, not_connected
@@ -65,8 +66,11 @@ class Libp2pTransport:
         """Show these, and judge by them, from the next connection on."""
         self._door.credentials = credentials
 
+    def sign(self, domain: str, message: bytes) -> bytes:
+        return self._door.credentials.identity.sign(domain, message)
+
     def addresses(self) -> list[str]:
-        return list(self._host.addresses) if self._host else []
+        return dialable(self._host.addresses) if self._host else []
 
     async def start(self, service: Service) -> None:
         """Listen and serve.

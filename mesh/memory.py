@@ -91,6 +91,9 @@ class MemoryTransport:
         """Show these, and judge by them, from the next connection on."""
         self._credentials = credentials
 
+    def sign(self, domain: str, message: bytes) -> bytes:
+        return self._credentials.identity.sign(domain, message)
+
     def addresses(self) -> list[str]:
         return [f"/memory/{self._credentials.certificate.name}/p2p/{self.peer_id}"]
 

@@ -45,7 +45,7 @@ class Mesh:
         partials: folder for beginnings of transfers that were cut; None: in memory.
         on_peer: called with a `Peer` when its state or advert changed.
         worth: how much a member is worth as a neighbour, 0..1 or more; what it brought lately is added to that.
-        clock: monotonic seconds. dice: numbers in [0, 1).
+        clock: monotonic seconds. wall: unix seconds. dice: numbers in [0, 1).
     """
 
     def __init__(
@@ -59,6 +59,7 @@ class Mesh:
         on_peer: Callable[[Peer], None] | None = None,
         worth: Callable[[Peer], float] = lambda _peer: 0.0,
         clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
         dice: Callable[[], float] = random.random,
     ) -> None:
         self._transport, self._store, self._clock = transport, store, clock
@@ -87,6 +88,7 @@ class Mesh:
             self._tasks,
             clock,
             dice,
+            wall=wall,
             address_book=address_book,
             own_digest=self._spreading.digest,
             on_change=self._peer_changed,
@@ -129,6 +131,16 @@ class Mesh:
     def peers(self) -> list[Peer]:
         """All members that this node has heard of, connected ones first."""
         return self._acquaintance.peers()
+
+    def double(self) -> tuple[str, ...] | None:
+        """Where another device listens that runs with this node's identity; None while none is known."""
+        double = self._acquaintance.double()
+        return None if double is None else double.addresses
+
+    def clock_ahead_s(self) -> tuple[float, ...]:
+        """How far this device's clock is ahead of that of each connected peer, in seconds."""
+        ahead = (self._acquaintance.ahead_s(peer.peer_id) for peer in self.peers() if peer.connected)
+        return tuple(seconds for seconds in ahead if seconds is not None)
 
     def set_advert(self, advert: Advert) -> None:
         """What neighbours shall know about this node (a map of at most 8 KiB); sent now and to all who come.

@@ -2,11 +2,11 @@
 
 | kind          | body                                    | answer                                  |
 | ------------- | --------------------------------------- | --------------------------------------- |
-| mesh.hello    | addresses, advert, peers, digest        | the same of the other side              |
+| mesh.hello    | record, time, advert, digest, known     | the same of the other side, and peers   |
 | mesh.beat     |                                         |                                         |
 | mesh.advert   | advert                                  |                                         |
 | mesh.announce | have: a list of [name, size]            |                                         |
-| mesh.peers    | digest of the peers the asker knows     | peers: a list of [peer id, addresses]   |
+| mesh.peers    | record, time, known                     | peers: address records that it lacks    |
 | mesh.sync     | buckets: digests (`reconcile`)          | have: as announced; differ, told: bits  |
 | mesh.part     | peers: to be neighbours with instead    |                                         |
 """
@@ -20,37 +20,55 @@ from typing import Any
 
 from ..codec import expect_map, pack
 from ..errors import ConfigError, DecodeError
-from ..security.identity import public_key_of
+from ..security.fields import MAX_TIME, check_range
 from ..security.invites import host_of
 from .reconcile import BUCKET_DIGEST_BYTES, BUCKETS, Answer
+from .records import MARK_BYTES, AddressRecord, read_record
 
 HELLO, BEAT, ADVERT, ANNOUNCE, PEERS = "mesh.hello", "mesh.beat", "mesh.advert", "mesh.announce", "mesh.peers"
 SYNC, PART = "mesh.sync", "mesh.part"
 OWN_PREFIX = "mesh."
 MAX_ADVERT_BYTES = 8 << 10
-MAX_ADDRESSES = 8
 MAX_PEERS = 64
+MAX_KNOWN = 512
 MAX_NAMES = 512
 NAME_BYTES = 32
 DIGEST_BYTES = 16
 
 Advert = Mapping[str, Any]
-KnownPeers = Sequence[tuple[str, tuple[str, ...]]]
+KnownPeers = Sequence[AddressRecord]
+_INTRODUCTION = {"record": bytes, "time": int, "known": bytes}
+
+
+@dataclass(frozen=True)
+class Introduction:
+    """What a member says of itself and of whom it knows.
+
+    ``time_s`` is its clock, in unix seconds; ``known`` are the marks of all address records that it holds.
+    """
+
+    record: AddressRecord
+    time_s: int
+    known: frozenset[bytes]
 
 
 @dataclass(frozen=True)
 class Hello:
-    """What two members tell each other first. ``digest`` stands for all blob names that the sender holds."""
+    """What two members tell each other first. ``digest`` stands for all blob names that the sender holds.
 
-    addresses: tuple[str, ...]
+    ``peers`` go with the answer: what the other lacks. A record of the receiver's own peer id among them is that
+    of another device with its identity.
+    """
+
+    introduction: Introduction
     advert: Advert
-    peers: KnownPeers
     digest: bytes
+    peers: KnownPeers = ()
 
 
 def hello_body(hello: Hello) -> dict[str, Any]:
     return {
-        "addresses": list(hello.addresses)[:MAX_ADDRESSES],
+        **introduction_body(hello.introduction),
         "advert": dict(hello.advert),
         "digest": hello.digest,
         **peers_body(hello.peers),
@@ -59,15 +77,28 @@ def hello_body(hello: Hello) -> dict[str, Any]:
 
 def read_hello(body: Any, sender: str) -> Hello:
     """Raises DecodeError."""
-    fields = expect_map(body, {"addresses": list, "advert": dict, "peers": list, "digest": bytes})
+    fields = expect_map(body, {**_INTRODUCTION, "advert": dict, "peers": list, "digest": bytes})
     if len(fields["digest"]) != DIGEST_BYTES:
         raise DecodeError("the digest in a hello has the wrong length")
     return Hello(
-        _read_addresses(fields["addresses"], sender),
+        _introduction(fields, sender),
         _read_advert(fields["advert"]),
-        _read_peers(fields["peers"]),
         fields["digest"],
+        _read_peers(fields["peers"]),
     )
+
+
+def introduction_body(introduction: Introduction) -> dict[str, Any]:
+    return {
+        "record": introduction.record.data,
+        "time": introduction.time_s,
+        "known": b"".join(sorted(introduction.known)[:MAX_KNOWN]),
+    }
+
+
+def read_introduction(body: Any, sender: str) -> Introduction:
+    """Raises DecodeError."""
+    return _introduction(expect_map(body, _INTRODUCTION), sender)
 
 
 def advert_body(advert: Advert) -> dict[str, Any]:
@@ -120,28 +151,7 @@ def read_sync_answer(body: Any) -> Answer:
 
 
 def peers_body(peers: KnownPeers) -> dict[str, Any]:
-    # the peer id is not repeated in its addresses
-    return {
-        "peers": [
-            [peer_id, [address.removesuffix(f"/p2p/{peer_id}") for address in addresses[:MAX_ADDRESSES]]]
-            for peer_id, addresses in peers[:MAX_PEERS]
-        ]
-    }
-
-
-def ask_peers_body(circle: Iterable[str]) -> dict[str, Any]:
-    return {"digest": circle_digest(circle)}
-
-
-def read_ask_peers(body: Any) -> bytes:
-    """The digest of the asker's circle. Raises DecodeError."""
-    digest: bytes = expect_map(body, {"digest": bytes})["digest"]
-    return digest
-
-
-def circle_digest(circle: Iterable[str]) -> bytes:
-    """Equal for equal sets of peer ids; then there is nothing to tell."""
-    return hashlib.sha256("/".join(sorted(circle)).encode()).digest()[:DIGEST_BYTES]
+    return {"peers": [record.data for record in peers[:MAX_PEERS]]}
 
 
 def read_peers(body: Any) -> KnownPeers:
@@ -171,26 +181,9 @@ def _read_advert(advert: dict[str, Any]) -> Advert:
 def _read_peers(peers: list[Any]) -> KnownPeers:
     if len(peers) > MAX_PEERS:
         raise DecodeError(f"{len(peers)} peers where at most {MAX_PEERS} are allowed")
-    known = []
-    for item in peers:
-        if type(item) is not list or len(item) != 2 or type(item[0]) is not str or type(item[1]) is not list:
-            raise DecodeError("a list of peers holds pairs of peer id and addresses")
-        peer_id, addresses = item
-        known.append((peer_id, _read_addresses(addresses, peer_id)))
-    return known
-
-
-def _read_addresses(addresses: list[Any], peer_id: str) -> tuple[str, ...]:
-    if len(addresses) > MAX_ADDRESSES:
-        raise DecodeError(f"{len(addresses)} addresses where at most {MAX_ADDRESSES} are allowed")
-    public_key_of(peer_id)
-    whole = []
-    for address in addresses:
-        if type(address) is not str:
-            raise DecodeError("an address is not a text")
-        whole.append(f"{address.removesuffix(f'/p2p/{peer_id}')}/p2p/{peer_id}")
-        host_of(whole[-1])
-    return tuple(whole)
+    if not all(type(item) is bytes for item in peers):
+        raise DecodeError("a list of peers holds address records")
+    return [read_record(item) for item in peers]
 
 
 def _bits(buckets: Iterable[int]) -> int:
@@ -219,3 +212,14 @@ def _read_have(have: list[Any]) -> list[tuple[str, int]]:
             raise DecodeError("an announced name or size is out of range")
         blobs.append((name.hex(), size_bytes))
     return blobs
+
+
+def _introduction(fields: dict[str, Any], sender: str) -> Introduction:
+    record, known = read_record(fields["record"]), fields["known"]
+    if record.peer_id != sender:
+        raise DecodeError("a peer introduces itself with the address record of another")
+    check_range("time", fields["time"], MAX_TIME)
+    if len(known) > MAX_KNOWN * MARK_BYTES or len(known) % MARK_BYTES:
+        raise DecodeError("the list of known address records has the wrong length")
+    marks = (known[start : start + MARK_BYTES] for start in range(0, len(known), MARK_BYTES))
+    return Introduction(record, fields["time"], frozenset(marks))

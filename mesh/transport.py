@@ -72,6 +72,9 @@ class Transport(Protocol):
     @property
     def peer_id(self) -> str: ...
 
+    def sign(self, domain: str, message: bytes) -> bytes:
+        """A signature by this node's identity (`Identity.sign`)."""
+
     def addresses(self) -> list[str]:
         """Multiaddresses with ``/p2p/`` at which this node can be dialled now."""
 

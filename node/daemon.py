@@ -193,6 +193,8 @@ class Daemon:
             renewal_due=needs_renewal(certificate, now - LATE_RENEWAL_S),
             listen=self._settings.listen,
             contacts=tuple(_contact(peer) for peer in self._mesh.peers()),
+            clock_ahead_s=self._mesh.clock_ahead_s(),
+            double=self._mesh.double(),
         )
 
     def _on_peer(self, _peer: Peer) -> None:

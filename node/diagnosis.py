@@ -58,7 +58,7 @@ class Facts:
 
     ``clock_ahead_s``: how far this device's clock is ahead of that of each connected member.
     ``unusable_listen``: configured addresses that cannot be listened on, each with the cause.
-    ``twins``: addresses of another device that runs with this one's identity.
+    ``double``: addresses of another device that runs with this one's identity.
     """
 
     now: float
@@ -70,7 +70,7 @@ class Facts:
     contacts: tuple[Contact, ...] = ()
     lan: Lan = Lan.OFF
     clock_ahead_s: tuple[float, ...] = ()
-    twins: tuple[str, ...] | None = None
+    double: tuple[str, ...] | None = None
 
     @property
     def connected(self) -> int:
@@ -136,9 +136,9 @@ def _clock(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def _twin(facts: Facts) -> Iterator[Finding]:
-    if facts.twins is not None:
-        where = ", ".join(facts.twins) or "an unknown address"
+def _double(facts: Facts) -> Iterator[Finding]:
+    if facts.double is not None:
+        where = ", ".join(facts.double) or "an unknown address"
         yield Finding(
             "copied-home",
             Severity.ERROR,
@@ -220,7 +220,7 @@ def _isolated(facts: Facts) -> Iterator[Finding]:
 
 
 Rule = Callable[[Facts], Iterator[Finding]]
-RULES: tuple[Rule, ...] = (_twin, _certificate, _clock, _wrong_mesh, _listening, _isolated, _bootstrap)
+RULES: tuple[Rule, ...] = (_double, _certificate, _clock, _wrong_mesh, _listening, _isolated, _bootstrap)
 
 
 def _advice(reason: Reason) -> tuple[str, str]:

@@ -12,30 +12,43 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from meshlore.errors import ConfigError, DecodeError, Refused
 from meshlore.mesh import messages
-from meshlore.mesh.addresses import load_book, save_book
+from meshlore.mesh.addresses import load_book
 from meshlore.mesh.dispatch import ERROR, body_of
 from meshlore.mesh.frames import Frame
-from meshlore.mesh.messages import Hello
+from meshlore.mesh.messages import Hello, Introduction
+from meshlore.mesh.records import AddressRecord, issue_record
 from meshlore.security.identity import Identity
-from meshlore.security.invites import host_of
 
-ANN, BEN = Identity.generate().peer_id, Identity.generate().peer_id
+IDENTITIES = {identity.peer_id: identity for identity in (Identity.generate(), Identity.generate())}
+ANN, BEN = IDENTITIES
 NAME = "ab" * 32
 
 
-def test_a_hello_survives_the_wire_and_shortens_known_addresses() -> None:
-    hello = Hello(
-        (f"/ip4/1.2.3.4/tcp/1/p2p/{ANN}",), {"skill": 3}, [(BEN, (f"/ip4/1.2.3.5/tcp/2/p2p/{BEN}",))], bytes(16)
-    )
-    body = messages.hello_body(hello)
-    assert body["peers"] == [[BEN, ["/ip4/1.2.3.5/tcp/2"]]]
-    assert messages.read_hello(body, ANN) == hello
+def record_of(peer_id: str, *addresses: str) -> AddressRecord:
+    whole = [f"{address}/p2p/{peer_id}" for address in addresses]
+    return issue_record(peer_id, whole, b"instance", IDENTITIES[peer_id].sign, 1_700_000_000)
 
 
-def test_nobody_can_give_out_an_address_under_another_peer_id() -> None:
-    body = messages.hello_body(Hello((f"/ip4/1.2.3.4/tcp/1/p2p/{BEN}",), {}, [], bytes(16)))
-    assert messages.read_hello(body, ANN).addresses == (f"/ip4/1.2.3.4/tcp/1/p2p/{BEN}/p2p/{ANN}",)
-    assert messages.peer_id_in(messages.read_hello(body, ANN).addresses[0]) == ANN
+def introduction_of(peer_id: str, *known: bytes) -> Introduction:
+    return Introduction(record_of(peer_id, "/ip4/1.2.3.4/tcp/1"), 1_700_000_001, frozenset(known))
+
+
+def test_a_hello_survives_the_wire() -> None:
+    hello = Hello(introduction_of(ANN, b"1234", b"0000"), {"skill": 3}, bytes(16), [record_of(BEN)])
+    assert messages.read_hello(messages.hello_body(hello), ANN) == hello
+
+
+def test_nobody_introduces_itself_with_the_record_of_another() -> None:
+    with pytest.raises(DecodeError, match="another"):
+        messages.read_hello(messages.hello_body(Hello(introduction_of(BEN), {}, bytes(16))), ANN)
+    with pytest.raises(DecodeError, match="another"):
+        messages.read_introduction(messages.introduction_body(introduction_of(BEN)), ANN)
+
+
+@pytest.mark.parametrize("change", [{"known": b"12345"}, {"known": bytes(4 * 513)}, {"time": -1}, {"time": 2**41}])
+def test_a_malformed_introduction_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(DecodeError):
+        messages.read_introduction(messages.introduction_body(introduction_of(ANN)) | change, ANN)
 
 
 @pytest.mark.parametrize(
@@ -61,35 +74,11 @@ def test_an_announcement_survives_the_wire() -> None:
 
 @pytest.mark.parametrize(
     "peers",
-    [
-        [["a/b", []]],
-        [["", []]],
-        [[ANN, ["no-slash"]]],
-        [[ANN, ["/" + "x" * 300]]],
-        [[ANN, ["/dns4/" + "x" * 190 + "/tcp/1"]]],
-        [[ANN, ["/dns4/é/tcp/1"]]],
-        [[ANN, ["/dns4/a\x1b[2J/tcp/1"]]],
-        [[ANN, [f"/p2p/{ANN}"]]],
-        [["no peer id", ["/ip4/1.2.3.4/tcp/1"]]],
-        [[ANN, [7]]],
-        [[ANN]],
-        [[ANN, []]] * (messages.MAX_PEERS + 1),
-    ],
+    [[b""], [b"no record"], [[ANN, []]], [7], [record_of(ANN).data[:-1]], [record_of(ANN).data] * 65],
 )
 def test_malformed_lists_of_peers_are_refused(peers: list[Any]) -> None:
     with pytest.raises(DecodeError):
         messages.read_peers({"peers": peers})
-
-
-@given(st.text(max_size=250) | st.from_regex(r"/dns4/[a-z]{1,240}/tcp/1", fullmatch=True))
-@settings(max_examples=60, deadline=None)
-def test_what_a_peer_may_say_can_be_dialled_saved_and_told_to_others(tmp_path_factory: Any, address: str) -> None:
-    book = tmp_path_factory.mktemp("book") / "addresses.json"
-    with contextlib.suppress(DecodeError):
-        ((_, addresses),) = messages.read_peers({"peers": [[ANN, [address]]]})
-        assert host_of(addresses[0]) == ANN
-        save_book(book, {ANN: addresses})
-        assert load_book(book) == {ANN: addresses}
 
 
 def test_an_address_book_with_bad_entries_keeps_the_good_ones(tmp_path: Path) -> None:
@@ -118,7 +107,8 @@ def test_the_digest_is_of_the_set_and_not_of_its_order() -> None:
 
 @given(
     st.dictionaries(
-        st.sampled_from(["addresses", "advert", "peers", "digest", "have"]), st.integers() | st.lists(st.binary())
+        st.sampled_from(["record", "time", "known", "advert", "peers", "digest", "have"]),
+        st.integers() | st.lists(st.binary()),
     )
 )
 @settings(max_examples=60, deadline=None)
@@ -127,6 +117,7 @@ def test_no_body_raises_anything_but_decode_error(body: dict[str, Any]) -> None:
         lambda b: messages.read_hello(b, ANN),
         messages.read_announce,
         messages.read_peers,
+        lambda b: messages.read_introduction(b, ANN),
         messages.read_advert,
     ):
         with contextlib.suppress(DecodeError):

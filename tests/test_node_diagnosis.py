@@ -46,7 +46,7 @@ def test_a_node_in_its_mesh_has_no_findings() -> None:
         ({"renewal_due": True}, "certificate-not-renewed", Severity.WARNING, "expires in 29 d"),
         ({"clock_ahead_s": (900.0, 901.0, -1.0)}, "clock-off", Severity.ERROR, "15 min ahead of that of most of"),
         ({"clock_ahead_s": (-120.0,)}, "clock-off", Severity.WARNING, "2 min behind that of the member"),
-        ({"twins": ("/ip4/192.168.1.9/tcp/4810",)}, "copied-home", Severity.ERROR, "192.168.1.9"),
+        ({"double": ("/ip4/192.168.1.9/tcp/4810",)}, "copied-home", Severity.ERROR, "192.168.1.9"),
         ({"unusable_listen": (("/ip4/0.0.0.0/tcp/80", "in use"),)}, "cannot-listen", Severity.ERROR, "(in use)"),
         ({"listen": ("/ip4/127.0.0.1/tcp/0",)}, "listens-locally", Severity.WARNING, "this machine only"),
     ],
