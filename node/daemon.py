@@ -27,7 +27,6 @@ from ..mesh.members import HeartbeatSettings, Peer
 from ..mesh.mesh import Mesh, MeshSettings
 from ..mesh.overlay import OverlaySettings
 from ..mesh.transport import Body, Caller
-from ..security.certificates import DAY_S, needs_renewal
 from ..security.governance import revoke, rotate_root
 from ..security.identity import Identity
 from ..security.invites import InviteBook
@@ -36,7 +35,8 @@ from ..security.membership import Credentials
 from .actor import EdgeNode
 from .checkpoints import FileCheckpoint
 from .control import ControlServer, Progress
-from .diagnosis import Contact, Facts, diagnose
+from .diagnosis import diagnose
+from .facts import facts_of
 from .governing import named
 from .lane import Lane
 from .learner import GUARDS, Learner
@@ -59,7 +59,6 @@ log = structlog.get_logger("meshlore.daemon")
 INVITES_FILE = "invites.db"
 PARTIALS_FOLDER = "partials"
 ANCHOR_NEIGHBOURS = 64
-LATE_RENEWAL_S = DAY_S
 ROLES_OF = {"node": ("node", "requester"), "anchor": ("anchor",)}
 ASKERS = frozenset({"requester"})
 
@@ -124,9 +123,9 @@ class Daemon:
                 await asyncio.wait(running, timeout=2)
 
     def status(self) -> dict[str, Any]:
-        findings = diagnose(self._facts())
+        facts = facts_of(self._mesh, self._membership.credentials.certificate, self._settings, time.time())
         return describe(self._node) | {
-            "findings": [finding.to_map() for finding in findings],
+            "findings": [finding.to_map() for finding in diagnose(facts)],
             "home": str(self._home),
             "pid": os.getpid(),
             "addresses": self._transport.addresses(),
@@ -184,19 +183,6 @@ class Daemon:
         """In a worker thread of the transport."""
         return answer_request(request, peer_id, self._membership.credentials, self._book, time.time(), self._reachable)
 
-    def _facts(self) -> Facts:
-        now, certificate = time.time(), self._membership.credentials.certificate
-        return Facts(
-            now=now,
-            not_before=certificate.not_before,
-            not_after=certificate.not_after,
-            renewal_due=needs_renewal(certificate, now - LATE_RENEWAL_S),
-            listen=self._settings.listen,
-            contacts=tuple(_contact(peer) for peer in self._mesh.peers()),
-            clock_ahead_s=self._mesh.clock_ahead_s(),
-            double=self._mesh.double(),
-        )
-
     def _on_peer(self, _peer: Peer) -> None:
         known = [peer for peer in self._mesh.peers() if peer.connected]
         self._reachable = tuple(address for peer in known for address in peer.addresses[:1])
@@ -207,18 +193,6 @@ class Daemon:
         self._node.credentials = credentials
         self._node.library.renew(credentials)
         self._transport.renew(credentials)
-
-
-def _contact(peer: Peer) -> Contact:
-    problem = peer.problem
-    return Contact(
-        name=peer.name or f"…{peer.peer_id[-8:]}",
-        address=problem.address if problem else next(iter(peer.addresses), ""),
-        connected=peer.connected,
-        bootstrap=peer.kept,
-        reason=problem.reason if problem else None,
-        text=problem.text if problem else "",
-    )
 
 
 class _Shelf:
