@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from meshlore.errors import MeshloreError
 from meshlore.mesh.memory import MemoryNetwork, MemoryStore, MemoryTransport
 from meshlore.mesh.mesh import Mesh, MeshSettings
 from meshlore.security.identity import Identity
@@ -37,15 +38,32 @@ class SwarmNode:
 
 
 class CountingStore(MemoryStore):
-    """Counts how often each blob arrives, and over how many nodes it came (``clock()`` seconds of arrival too)."""
+    """Counts how often each blob comes, and can be made to fail.
+
+    Attributes:
+        arrivals: how often each blob was given to this node. arrived_at: when first, in seconds of ``clock``.
+        refuses: what it raises instead of keeping anything. serves: what it makes of a blob that others ask for.
+        claims: names (to size in bytes) that it announces besides what it has.
+    """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         super().__init__()
         self.arrivals: Counter[str] = Counter()
         self.arrived_at: dict[str, float] = {}
+        self.refuses: MeshloreError | None = None
+        self.serves: Callable[[bytes], bytes] = bytes
+        self.claims: dict[str, int] = {}
         self._clock = clock
 
+    def inventory(self) -> dict[str, int]:
+        return super().inventory() | self.claims
+
+    def read(self, name: str) -> bytes:
+        return self.serves(super().read(name))
+
     async def accept(self, name: str, data: bytes, from_peer: str) -> None:
+        if self.refuses is not None:
+            raise self.refuses
         self.arrivals[name] += 1
         self.arrived_at.setdefault(name, self._clock())
         await super().accept(name, data, from_peer)
@@ -65,8 +83,8 @@ class Swarm:
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
-        self.network = MemoryNetwork(delay_s=self.delay_s)
-        self._clock = asyncio.get_running_loop().time
+        self.network = MemoryNetwork(delay_s=self.delay_s, dice=random.Random(f"{self.seed} network").random)
+        self.clock = asyncio.get_running_loop().time
         self._root, self._charter = MeshRoot.create("swarm", {}, time.time())
         self._keyring = Keyring.generate()
 
@@ -74,8 +92,11 @@ class Swarm:
         """More nodes; each knows the address of one that was there before it, the first of that of nobody."""
         return [await self._add() for _ in range(count)]
 
+    def new_store(self) -> CountingStore:
+        return CountingStore(self.clock)
+
     async def start(self, node: SwarmNode, store: CountingStore | None = None) -> SwarmNode:
-        """Start (again) a node that was stopped or killed; with nothing but its store and one address."""
+        """Start again a node that was stopped or killed, with its store (or another) and one address."""
         fresh = self._build(node.name, node.credentials, store or node.store)
         await fresh.mesh.start(self._bootstrap())
         self.nodes.append(fresh)
@@ -115,11 +136,11 @@ class Swarm:
 
     async def until(self, condition: Callable[[], object], timeout_s: float) -> float:
         """Seconds until it holds. Raises TimeoutError."""
-        started = self._clock()
+        started = self.clock()
         async with asyncio.timeout(timeout_s):
             while not condition():  # noqa: ASYNC110
                 await asyncio.sleep(POLL_S)
-        return self._clock() - started
+        return self.clock() - started
 
     async def stop(self) -> None:
         await asyncio.gather(*(node.mesh.stop() for node in self.nodes))
@@ -138,7 +159,7 @@ class Swarm:
         identity = Identity(self.random.randbytes(IDENTITY_BYTES))
         certificate = self._root.issue(identity.peer_id, name, ["node"], identity.hpke_public_key, time.time())
         credentials = Credentials(identity, self._charter, certificate, self._keyring)
-        node = self._build(name, credentials, CountingStore(self._clock))
+        node = self._build(name, credentials, self.new_store())
         await node.mesh.start(self._bootstrap())
         self.nodes.append(node)
         return node
@@ -152,7 +173,7 @@ class Swarm:
             store=store,
             settings=self.settings,
             partials=self.partials and self.partials / name,
-            clock=self._clock,
+            clock=self.clock,
             dice=random.Random(f"{self.seed} {name} {len(self.nodes)}").random,
         )
         return SwarmNode(name, credentials, mesh, store)

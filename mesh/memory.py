@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import hashlib
+import random
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
@@ -30,9 +31,12 @@ R = TypeVar("R")
 
 @dataclass
 class MemoryNetwork:
-    """The wires. ``delay_s`` is one way; a frozen node says nothing and does not hang up, as under SIGSTOP."""
+    """The wires. ``delay_s`` is one way; of all messages the share ``loss`` never arrives; a frozen node says nothing
+    and does not hang up, as under SIGSTOP."""
 
     delay_s: float = 0.0
+    loss: float = 0.0
+    dice: Callable[[], float] = random.random
     nodes: dict[str, MemoryTransport] = field(default_factory=dict)
     frozen: dict[str, asyncio.Event] = field(default_factory=dict)
     _cut: set[frozenset[str]] = field(default_factory=set)
@@ -57,6 +61,12 @@ class MemoryNetwork:
         if node := self.nodes.pop(peer_id, None):
             for other in list(node.connected()):
                 node.drop(other)
+
+    async def travel(self) -> None:
+        """One message on its way."""
+        await asyncio.sleep(self.delay_s)
+        if self.loss and self.dice() < self.loss:
+            await asyncio.Event().wait()  # the deadline of who waits for it ends this
 
     def is_cut(self, one: str, other: str) -> bool:
         return frozenset((one, other)) in self._cut
@@ -177,7 +187,7 @@ class MemoryTransport:
 
     async def _dial(self, target: str) -> str:
         await self._thawed(self.peer_id)
-        await asyncio.sleep(self._network.delay_s)
+        await self._network.travel()
         await self._thawed(target)
         remote = self._network.nodes.get(target)
         if remote is None or self._network.is_cut(self.peer_id, target):
@@ -226,9 +236,9 @@ class MemoryTransport:
 
         async def there_and_back() -> T:
             await self._thawed(self.peer_id)
-            await asyncio.sleep(self._network.delay_s)
+            await self._network.travel()
             result = await work()
-            await asyncio.sleep(self._network.delay_s)
+            await self._network.travel()
             return result
 
         answer = self._own(there_and_back())

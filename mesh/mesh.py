@@ -18,6 +18,7 @@ from ..errors import PeerError, Refused
 from ..security.limits import KeyedBuckets
 from . import messages
 from .acquaintance import Acquaintance
+from .logs import NoFlood
 from .members import Peer
 from .messages import Advert
 from .owned import OwnedTasks
@@ -29,6 +30,7 @@ from .transport import Body, Caller, Traffic, Transport
 __all__ = ["BlobStore", "Handler", "Mesh", "MeshSettings", "Peer"]
 
 log = logging.getLogger("meshlore.mesh")
+log.addFilter(NoFlood())
 
 Handler = Callable[[Caller, Body], Awaitable[Mapping[str, Any]]]
 LONGEST_STOP_S = 1.0
