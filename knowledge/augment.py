@@ -48,7 +48,7 @@ def same_view(batches: list[Tensor], views: Views, random: torch.Generator) -> l
     gain = 1 + (_uniform(random) - 0.5) * 2 * views.brightness
     cut = _uniform(random) < views.cutout_probability
     top, left = int(_uniform(random) * side_h), int(_uniform(random) * side_w)
-    mask = torch.ones(1, 1, side_h, side_w)
+    mask = torch.ones(1, 1, side_h, side_w, device=batches[0].device)
     reach_h, reach_w = side_h // 4, side_w // 4
     if cut:
         mask[..., max(0, top - reach_h) : top + reach_h, max(0, left - reach_w) : left + reach_w] = 0
@@ -70,7 +70,7 @@ def own_views(batch: Tensor, views: Views, random: torch.Generator) -> Tensor:
     view = _warp(batch, _affine(len(batch), views, random))
     if views.flip_probability:
         flipped = torch.rand(len(batch), generator=random) < views.flip_probability
-        view = torch.where(flipped[:, None, None, None], view.flip(-1), view)
+        view = torch.where(flipped[:, None, None, None].to(view.device), view.flip(-1), view)
     return view
 
 
@@ -84,7 +84,7 @@ def _affine(count: int, views: Views, random: torch.Generator) -> Tensor:
 
 
 def _warp(batch: Tensor, theta: Tensor) -> Tensor:
-    grid = F.affine_grid(theta, list(batch.shape), align_corners=False)
+    grid = F.affine_grid(theta.to(batch.device), list(batch.shape), align_corners=False)
     return F.grid_sample(batch + 1, grid, align_corners=False) - 1
 
 

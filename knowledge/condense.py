@@ -15,6 +15,7 @@ from torch import Tensor
 from .augment import Views, same_view
 from .basis import principal_components
 from .data import Dataset
+from .device import CPU
 from .features import features, moments, random_network
 from .models import to_tensor
 from .resuming import Checkpoint, Optimisation, turns
@@ -53,8 +54,9 @@ def condense(
     seed: int,
     step: Step = no_step,
     checkpoint: Checkpoint | None = None,
+    device: torch.device = CPU,
 ) -> Samples:
-    """Condense private data; empty when no class has enough images. Deterministic given the seed."""
+    """Condense private data; empty when no class has enough images. Deterministic given the seed and the device."""
     settings = settings or CondenseSettings.for_space(data.space)
     random = torch.Generator().manual_seed(seed)
     real, labels = to_tensor(data.images, data.space), torch.from_numpy(data.labels).long()
@@ -62,7 +64,7 @@ def condense(
         data,
         settings,
         lambda quota: gaussian_start(real, labels, quota, settings.dimensions, random),
-        improve=lambda start, wanted: _match(real, labels, start, wanted, settings, random, step, checkpoint),
+        improve=lambda start, wanted: _match(real, labels, start, wanted, settings, random, step, checkpoint, device),
         spare=SPARE,
     )
 
@@ -109,9 +111,11 @@ def _match(
     random: torch.Generator,
     step: Step,
     checkpoint: Checkpoint | None,
+    device: torch.device,
 ) -> Tensor:
     """Move the start images until random features of each class have the private mean and spread."""
-    made = start.clone().requires_grad_(True)
+    real = real.to(device)
+    made = start.to(device, copy=True).requires_grad_(True)
     adam = torch.optim.Adam([made], lr=settings.learning_rate, betas=(0.7, 0.99))
     members = {label: torch.where(labels == label)[0] for label in sorted(set(wanted.tolist()))}
     moved = Optimisation([made], adam, random)
@@ -131,10 +135,10 @@ def _match(
         subset = torch.where(rank[wanted] >= 0)[0]
         truth_rank = torch.cat([torch.full((len(group),), place) for place, group in enumerate(picked)])
         truth, views = same_view([real[torch.cat(picked)], made[subset]], settings.views, random)
-        network = random_network(real.shape, settings.width, random)
+        network = random_network(real.shape, settings.width, random, device)
         with torch.no_grad():
             target = [moments(block, truth_rank, len(chosen)) for block in features(truth, network)]
-        loss = torch.zeros(())
+        loss = torch.zeros((), device=device)
         for (mean, spread), block in zip(target, features(views, network), strict=True):
             mean_made, spread_made = moments(block, rank[wanted[subset]], len(chosen))
             scale = mean.var(dim=0).mean() if len(chosen) > 1 else (mean**2).mean() * 0.2
@@ -147,7 +151,7 @@ def _match(
         with torch.no_grad():
             made.clamp_(-1, 1)
         step((iteration + 1) / settings.iterations)
-    return made.detach()
+    return made.detach().cpu()
 
 
 def _covariance(centred: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from .augment import Views, own_views
 from .data import Dataset
+from .device import CPU
 from .lessons import Lessons
 from .models import to_tensor
 from .training import Step, cosine, no_step
@@ -66,21 +67,25 @@ def distil(
     settings: DistilSettings | None = None,
     seed: int,
     step: Step = no_step,
+    device: torch.device = CPU,
 ) -> nn.Module:
     """A student that starts from ``model`` (left untouched) and learns from ``private`` and ``lessons``.
+
+    Args:
+        device: where it learns; what comes back is on the CPU.
 
     Returns:
         the student in evaluation mode; an unchanged copy when there is nothing to learn from.
     """
     settings = settings or (DistilSettings() if private is not None else DistilSettings.for_anchor())
-    student = copy.deepcopy(model)
+    student = copy.deepcopy(model).to(device)
     if len(lessons) == 0 or not bool((lessons.weights > 0).any()):
-        return student.eval()
+        return student.cpu().eval()
     random = torch.Generator().manual_seed(seed)
-    pool, labels, chosen, adjustment = _material(private, lessons, settings, random)
+    pool, labels, chosen, adjustment = (part.to(device) for part in _material(private, lessons, settings, random))
     own = len(pool) - len(lessons)
     classes = lessons.classes
-    soft = torch.cat([torch.zeros(own, classes), lessons.targets(settings.temperature)])
+    soft = torch.cat([torch.zeros(own, classes), lessons.targets(settings.temperature)]).to(device)
     weights = [weight for weight in student.parameters() if weight.requires_grad]
     adam = torch.optim.AdamW(weights, lr=0.0, weight_decay=settings.weight_decay, fused=True)
     # where a sample has soft targets, they take their share of its loss
@@ -104,7 +109,7 @@ def distil(
         nn.utils.clip_grad_norm_(weights, 1.0)  # soft targets come from others: no single batch may run away
         adam.step()
         step((turn + 1) / settings.steps)
-    return student.eval()
+    return student.cpu().eval()
 
 
 def _material(

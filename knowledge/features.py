@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .device import CPU
 from .space import is_rows
 
 Network = list[tuple[Tensor, Tensor, int]]
@@ -23,10 +24,13 @@ ROW_LAYERS = 2
 ROW_FEATURES = 128
 
 
-def random_network(shape: Sequence[int], width: int, random: torch.Generator) -> Network:
+def random_network(shape: Sequence[int], width: int, random: torch.Generator, device: torch.device = CPU) -> Network:
     """An untrained network for batches of ``shape`` (n, c, h, w), initialised as torch does."""
-    if is_rows(shape):
-        return _random_dense(shape[-1], ROW_WIDENING * width, random)
+    drawn = (_random_dense if is_rows(shape) else _random_convolutions)(shape, width, random)
+    return [(weight.to(device), bias.to(device), stride) for weight, bias, stride in drawn]
+
+
+def _random_convolutions(shape: Sequence[int], width: int, random: torch.Generator) -> Network:
     large = max(shape[-2:]) >= 16
     depth = 4 if max(shape[-2:]) > 32 else 3
     layers = []
@@ -59,10 +63,10 @@ def features(samples: Tensor, network: Network) -> list[Tensor]:
 
 def moments(block: Tensor, rank: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of features (n, ...) per class, (classes, d) each; rank int64 (n,)."""
-    flat = block.flatten(1)
+    flat, rank = block.flatten(1), rank.to(block.device)
     counts = torch.bincount(rank, minlength=classes).clamp(min=1)[:, None]
-    mean = torch.zeros(classes, flat.shape[1]).index_add(0, rank, flat) / counts
-    square = torch.zeros(classes, flat.shape[1]).index_add(0, rank, (flat - mean[rank]) ** 2) / counts
+    mean = flat.new_zeros(classes, flat.shape[1]).index_add(0, rank, flat) / counts
+    square = flat.new_zeros(classes, flat.shape[1]).index_add(0, rank, (flat - mean[rank]) ** 2) / counts
     return mean, (square + 1e-4).sqrt()
 
 
@@ -74,7 +78,8 @@ def row_points(samples: Tensor, random: torch.Generator) -> Tensor:
     return torch.cat([part / part.var(dim=0, correction=0).sum().clamp(min=1e-6).sqrt() for part in parts], dim=1)
 
 
-def _random_dense(columns: int, width: int, random: torch.Generator) -> Network:
+def _random_dense(shape: Sequence[int], width: int, random: torch.Generator) -> Network:
+    columns, width = shape[-1], ROW_WIDENING * width
     layers: Network = []
     for entering in [columns] + [width] * (ROW_LAYERS - 1):
         # wide enough that a sum of quantised values bends at different places for different units

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import ModelError
+from .device import CPU
 from .flow import Codec, FlowSettings, Velocity, build_velocity, from_diffusers
 from .models import to_images, to_tensor
 from .resuming import Checkpoint, Optimisation, turns
@@ -130,6 +131,7 @@ def fit_generator(
     seed: int,
     step: Step = no_step,
     checkpoint: Checkpoint | None = None,
+    device: torch.device = CPU,
 ) -> FlowGenerator:
     """Train a generator on own data, or on own data together with received samples.
 
@@ -138,6 +140,7 @@ def fit_generator(
 
     Args:
         images: uint8 (n, c, h, w), n >= 1; labels int64 (n,); weights float (n,) >= 0, 1 if not given.
+        device: where it is trained; it draws on the CPU.
     """
     settings = settings or FlowSettings.for_space(space)
     random = torch.Generator().manual_seed(seed)
@@ -147,10 +150,10 @@ def fit_generator(
     counts = torch.bincount(truth[trust > 0], minlength=len(space.classes))
     chance = trust * counts[truth].clamp(min=1).float() ** -0.5
     codec = Codec.fit(flat, chance, settings)
-    codes = codec.encode(flat)
-    net = build_velocity(codec, space, settings, seed)
-    average = _train(net, codes, truth, chance, settings, steps, random, step, checkpoint)
-    return FlowGenerator(space, settings, average.eval(), codec, counts > 0)
+    codes = codec.encode(flat).to(device)
+    net = build_velocity(codec, space, settings, seed).to(device)
+    average = _train(net, codes, truth.to(device), chance, settings, steps, random, step, checkpoint)
+    return FlowGenerator(space, settings, average.cpu().eval(), codec, counts > 0)
 
 
 def _train(
@@ -170,7 +173,9 @@ def _train(
     averaged: list[Tensor] = list(average.parameters())
     adam = torch.optim.AdamW(weights, lr=settings.learning_rate, weight_decay=1e-4, fused=True)
     batch = settings.batch_size
-    chosen = torch.multinomial(chance, batch * steps, replacement=True, generator=random).view(steps, batch)
+    chosen = (
+        torch.multinomial(chance, batch * steps, replacement=True, generator=random).view(steps, batch).to(codes.device)
+    )
     anything = len(net.state_dict()[net.LABELS]) - 1
     moved = Optimisation([*weights, *averaged], adam, random)
     for turn in turns(steps, moved, checkpoint, codes, labels, chosen, repr(settings)):
@@ -179,9 +184,9 @@ def _train(
         adam.param_groups[0]["lr"] = rate * min(1.0, (turn + 1) / 50)
         clean = codes[chosen[turn]]
         dropped = torch.rand(batch, generator=random) < settings.unconditional
-        wanted = labels[chosen[turn]].masked_fill(dropped, anything)
-        noise = torch.randn(clean.shape, generator=random)
-        time = torch.sigmoid(torch.randn(batch, generator=random))
+        wanted = labels[chosen[turn]].masked_fill(dropped.to(codes.device), anything)
+        noise = torch.randn(clean.shape, generator=random).to(codes.device)
+        time = torch.sigmoid(torch.randn(batch, generator=random)).to(codes.device)
         noisy = torch.lerp(clean, noise, time[:, None])
         loss = F.mse_loss(net(noisy, time, wanted), noise - clean)
         adam.zero_grad(set_to_none=True)

@@ -13,6 +13,7 @@ from torch import Tensor
 from . import condense as condensation
 from .condense import CondenseSettings
 from .data import Dataset
+from .device import CPU
 from .flow import FlowSettings
 from .generator import fit_generator
 from .models import to_tensor
@@ -31,11 +32,13 @@ class SourceSettings:
     Attributes:
         samples: how many, how large and which; and how they are condensed.
         flow, flow_steps: the generator to draw from and its training.
+        device: where it is computed.
     """
 
     samples: CondenseSettings
     flow: FlowSettings
     flow_steps: int
+    device: torch.device = CPU
 
 
 class SampleSource(Protocol):
@@ -56,7 +59,9 @@ def condensed(
     data: Dataset, settings: SourceSettings, *, seed: int, step: Step, checkpoint: Checkpoint | None
 ) -> Samples:
     """Optimised until they teach like the private ones: they teach most."""
-    return condensation.condense(data, settings=settings.samples, seed=seed, step=step, checkpoint=checkpoint)
+    return condensation.condense(
+        data, settings=settings.samples, seed=seed, step=step, checkpoint=checkpoint, device=settings.device
+    )
 
 
 def gaussian(
@@ -84,6 +89,7 @@ def generated(
             seed=seed,
             step=step,
             checkpoint=checkpoint,
+            device=settings.device,
         )
         labels = np.repeat(sorted(quota), [quota[label] for label in sorted(quota)])
         drawn = generator.sample(labels, seed=seed, guidance=GUIDANCE)

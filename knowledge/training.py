@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .data import Dataset
+from .device import CPU
 from .models import to_tensor
 from .space import is_rows
 
@@ -48,6 +49,7 @@ def fit_classifier(
     seed: int,
     step: Step = no_step,
     settings: FitSettings | None = None,
+    device: torch.device = CPU,
 ) -> nn.Module:
     """A trained copy of a model; the model given is left alone and may go on serving.
 
@@ -60,6 +62,7 @@ def fit_classifier(
         seed: of batches and shifts.
         step: called after each optimisation step; what it raises ends the training.
         settings: batch size, rates, augmentation.
+        device: where it is trained; what comes back is on the CPU.
 
     Raises:
         ValueError: no samples.
@@ -68,9 +71,9 @@ def fit_classifier(
         raise ValueError("a classifier needs at least one sample to learn from")
     chosen = settings or FitSettings()
     random = torch.Generator().manual_seed(seed)
-    images, labels = to_tensor(data.images, data.space), torch.from_numpy(data.labels)
+    images, labels = to_tensor(data.images, data.space).to(device), torch.from_numpy(data.labels).to(device)
     shift_px = max(1, round(chosen.shift_fraction * min(data.space.shape[1:]))) if chosen.shift_fraction > 0 else 0
-    student = copy.deepcopy(model).train()
+    student = copy.deepcopy(model).to(device).train()
     optimiser = torch.optim.AdamW(
         student.parameters(), lr=chosen.learning_rate, weight_decay=chosen.weight_decay, fused=True
     )
@@ -84,7 +87,7 @@ def fit_classifier(
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         step((done + 1) / steps)
-    return student.eval()
+    return student.cpu().eval()
 
 
 def cosine(fraction: float, peak: float, *, floor: float) -> float:
@@ -102,4 +105,4 @@ def shift(images: Tensor, most_px: int, random: torch.Generator) -> Tensor:
     right = torch.randint(2 * most_px + 1, (n, 1, 1), generator=random)
     rows, columns = torch.arange(height)[:, None] + down, torch.arange(width) + right
     pixels = (rows * padded.shape[3] + columns).view(n, 1, -1).expand(-1, channels, -1)
-    return padded.flatten(2).gather(2, pixels).view(images.shape)
+    return padded.flatten(2).gather(2, pixels.to(images.device)).view(images.shape)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -20,6 +21,7 @@ from ..knowledge.answering import answer
 from ..knowledge.condense import CondenseSettings
 from ..knowledge.copies import Guard, distinct, everything
 from ..knowledge.data import Dataset, concatenate
+from ..knowledge.device import choose_device
 from ..knowledge.distil import DistilSettings, distil
 from ..knowledge.flow import FlowSettings
 from ..knowledge.generator import FlowGenerator, fit_generator
@@ -83,6 +85,7 @@ class Learner:
 
     Raises:
         ModelError: the generator that the settings name cannot learn samples of this space.
+        ConfigError: the GPU that the settings ask for cannot be used.
     """
 
     def __init__(
@@ -105,6 +108,8 @@ class Learner:
         self.guard = guard
         self.private = private
         self._checkpoint = checkpoint
+        self._device = device = choose_device(settings.device)
+        self._fit, self._distil = partial(fit_classifier, device=device), partial(distil, device=device)
         self._flow = FlowSettings.for_space(space, settings.generator)
         self._train: Dataset | None = None
         self._held_out: Dataset | None = None
@@ -179,13 +184,13 @@ class Learner:
     def train(self, step: Step) -> nn.Module:
         """The classifier of the private data alone."""
         steps = self.settings.classifier_steps or default_classifier_steps(self.space)
-        return fit_classifier(self.fresh(), self._needed_train(), steps=steps, seed=self.seed, step=step)
+        return self._fit(self.fresh(), self._needed_train(), steps=steps, seed=self.seed, step=step)
 
     def condense(self, step: Step) -> SamplePacket | None:
         """Synthetic samples for others, answers to follow; None when no class has enough real ones."""
         private = self._needed_private()
         make = SOURCES[self.settings.source]
-        settings = SourceSettings(self._condense_settings(), self._flow, self._generator_steps())
+        settings = SourceSettings(self._condense_settings(), self._flow, self._generator_steps(), self._device)
         samples = make(private, settings, seed=self.seed, step=step, checkpoint=self._checkpoint)
         if not len(samples):
             return None
@@ -234,7 +239,7 @@ class Learner:
         if not len(lessons):
             return Taught(classifier, False, "nobody's knowledge is trusted", verdicts)
         settings, seed = self._distil_settings(), self.seed + 1000 * (turn + 1)
-        student = distil(classifier, self._train, lessons, settings=settings, seed=seed, step=step)
+        student = self._distil(classifier, self._train, lessons, settings=settings, seed=seed, step=step)
         if self._held_out is None or not len(self._held_out):
             return Taught(student, True, "no private hold-out to judge by", verdicts)
         prior = self._needed_private().prior()
@@ -242,7 +247,7 @@ class Learner:
         if not decision.kept:
             # a hold-out is small and all of a turn is at stake: once more, with more of the private data beside
             settings = replace(settings, private_batch=MORE_PRIVATE * settings.private_batch)
-            student = distil(classifier, self._train, lessons, settings=settings, seed=seed + 1, step=step)
+            student = self._distil(classifier, self._train, lessons, settings=settings, seed=seed + 1, step=step)
             decision = keep_better(classifier, student, self._held_out, prior)
         return Taught(student if decision.kept else classifier, decision.kept, decision.reason, verdicts)
 
@@ -264,13 +269,13 @@ class Learner:
         if steps:
             settings = replace(settings, steps=steps)
         alone = skills.classifier_before
-        untaught = fit_classifier(alone, private, steps=settings.steps, seed=self.seed, step=half(step, 0))
+        untaught = self._fit(alone, private, steps=settings.steps, seed=self.seed, step=half(step, 0))
         if len(lessons):
-            student = distil(classifier, private, lessons, settings=settings, seed=self.seed, step=half(step, 1))
+            student = self._distil(classifier, private, lessons, settings=settings, seed=self.seed, step=half(step, 1))
         elif classifier is alone:
             student = untaught
         else:
-            student = fit_classifier(classifier, private, steps=settings.steps, seed=self.seed, step=half(step, 1))
+            student = self._fit(classifier, private, steps=settings.steps, seed=self.seed, step=half(step, 1))
         before, after = (
             metrics.accuracy(logits(model, more.images, self.space), more.labels) for model in (classifier, student)
         )
@@ -353,6 +358,7 @@ class Learner:
             seed=self.seed,
             step=step,
             checkpoint=self._checkpoint,
+            device=self._device,
         )
 
     def _generator_steps(self) -> int:

@@ -21,7 +21,7 @@ from torch import nn
 
 from ..errors import BudgetSpent, StateError
 from ..knowledge.data import Dataset
-from ..knowledge.distil import DistilSettings, distil
+from ..knowledge.distil import DistilSettings
 from ..knowledge.generator import FlowGenerator
 from ..knowledge.growth import grown_classifier
 from ..knowledge.lessons import Lessons
@@ -150,7 +150,8 @@ class PrivateLearner(Learner):
         seed = self.seed + 1000 * (turn + 1)
         public = self.learn_publicly(material, seed, half(step, 0))
         lessons = self._lessons(own, foreign, self.weigh(foreign, standing))
-        student = distil(public, self._train, lessons, settings=self._distil_settings(), seed=seed, step=half(step, 1))
+        settings = self._distil_settings()
+        student = self._distil(public, self._train, lessons, settings=settings, seed=seed, step=half(step, 1))
         if self._held_out is None or not len(self._held_out):
             return Taught(student, True, "no private hold-out to judge by", verdicts, public)
         decision = keep_better(classifier, student, self._held_out, self._needed_private().prior())
@@ -198,7 +199,7 @@ class PrivateLearner(Learner):
         if not self.space.is_small:
             settings = replace(settings, steps=2 * settings.steps, learning_rate=2e-3)
         settings = replace(settings, steps=self.settings.distil_steps or settings.steps)
-        return distil(self.fresh(), None, lessons, settings=settings, seed=seed, step=step)
+        return self._distil(self.fresh(), None, lessons, settings=settings, seed=seed, step=step)
 
 
 class Vault:

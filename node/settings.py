@@ -33,6 +33,7 @@ class Learning(BaseModel):
 
     source: Literal["condensed", "gaussian", "generated"] = "condensed"
     generator: Literal["mlp", "unet"] = "mlp"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     samples_per_class: int = Field(0, ge=0, le=1000)
     classifier_steps: int = Field(0, ge=0, le=100_000)
     condense_steps: int = Field(0, ge=0, le=100_000)
