@@ -108,6 +108,9 @@ class Acquaintance:
     def peer(self, peer_id: str) -> Peer | None:
         return self._table.peer(peer_id, self._clock())
 
+    def own_record(self) -> AddressRecord:
+        return self._directory.own_record()
+
     def double(self) -> AddressRecord | None:
         """The address record of another device that runs with this node's identity, if there is one."""
         return self._directory.double(self._clock())

@@ -70,7 +70,11 @@ class Libp2pTransport:
         return self._door.credentials.identity.sign(domain, message)
 
     def addresses(self) -> list[str]:
-        return dialable(self._host.addresses) if self._host else []
+        return dialable(self.listening())
+
+    def listening(self) -> list[str]:
+        """The addresses of ``listen``, in that order, with the ports that were taken."""
+        return list(self._host.addresses) if self._host else []
 
     async def start(self, service: Service) -> None:
         """Listen and serve.

@@ -23,6 +23,7 @@ from .members import Peer
 from .messages import Advert
 from .owned import OwnedTasks
 from .partials import Partials
+from .records import AddressRecord
 from .settings import MeshSettings
 from .spreading import BlobStore, Spreading
 from .transport import Body, Caller, Traffic, Transport
@@ -133,6 +134,15 @@ class Mesh:
     def peers(self) -> list[Peer]:
         """All members that this node has heard of, connected ones first."""
         return self._acquaintance.peers()
+
+    def own_record(self) -> AddressRecord:
+        """Where this node listens, signed, for others to pass on."""
+        return self._acquaintance.own_record()
+
+    def heard_of(self, record: AddressRecord) -> None:
+        """The local network says where a member listens."""
+        self._acquaintance.heard_of(record, informant="lan")
+        self._wake.set()
 
     def double(self) -> tuple[str, ...] | None:
         """Where another device listens that runs with this node's identity; None while none is known."""

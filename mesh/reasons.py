@@ -1,4 +1,4 @@
-"""Why a dial failed, as one word that can be counted, compared and advised on."""
+"""Why members do not meet, in words that can be counted, compared and advised on."""
 
 from __future__ import annotations
 
@@ -34,6 +34,14 @@ class Reason(StrEnum):
     REFUSED = "refused"
     """It refused this node, or this node it, for another cause; the text says which."""
     OTHER = "other"
+
+
+class LanState(StrEnum):
+    """What discovery on the local network can do here."""
+
+    OFF = "off"
+    ON = "on"
+    NO_MULTICAST = "no-multicast"
 
 
 _OF_OUR_CERTIFICATE = {

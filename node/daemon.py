@@ -23,6 +23,7 @@ from ..knowledge.sources import fitted, load_npz, load_private
 from ..knowledge.space import Space
 from ..mesh.authority import AuthoritySpread
 from ..mesh.host import Libp2pTransport
+from ..mesh.lan import LanDiscovery
 from ..mesh.members import HeartbeatSettings, Peer
 from ..mesh.mesh import Mesh, MeshSettings
 from ..mesh.overlay import OverlaySettings
@@ -91,6 +92,7 @@ class Daemon:
             worth=node.worth,
         )
         self._authority = AuthoritySpread(self._mesh, self._transport, membership)
+        self._lan = LanDiscovery(credentials.mesh_id, self._mesh.own_record, self._mesh.heard_of)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until ``stop`` is set or something that cannot be survived happens."""
@@ -105,7 +107,7 @@ class Daemon:
             control = ControlServer(self._home, self)
             await control.start()
             cleanup.push_async_callback(control.stop)
-            remember_ports(self._home, self._transport.addresses())
+            remember_ports(self._home, self._transport.listening())
             log.info("running", peer_id=self._transport.peer_id, addresses=self._transport.addresses())
             running = [
                 asyncio.create_task(self._node.run(), name="node"),
@@ -113,6 +115,8 @@ class Daemon:
                 asyncio.create_task(self._authority.run(), name="authority"),
                 asyncio.create_task(stop.wait(), name="stop"),
             ]
+            if self._settings.on_lan:
+                running.append(asyncio.create_task(self._lan.run(), name="lan"))
             try:
                 done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
@@ -123,7 +127,8 @@ class Daemon:
                 await asyncio.wait(running, timeout=2)
 
     def status(self) -> dict[str, Any]:
-        facts = facts_of(self._mesh, self._membership.credentials.certificate, self._settings, time.time())
+        certificate = self._membership.credentials.certificate
+        facts = facts_of(self._mesh, self._lan.state, certificate, self._settings, time.time())
         return describe(self._node) | {
             "findings": [finding.to_map() for finding in diagnose(facts)],
             "home": str(self._home),

@@ -13,9 +13,10 @@ from enum import StrEnum
 from statistics import median
 from typing import Any
 
-from ..mesh.reasons import Reason
+from ..mesh.reasons import LanState, Reason
 from ..security.certificates import CLOCK_TOLERANCE_S
 from ..security.fields import duration_text
+from .settings import is_loopback
 
 CLOCK_WARNING_S = 60.0
 MAX_NAMED = 3
@@ -26,14 +27,6 @@ class Severity(StrEnum):
     """Because of this the node does not find its mesh, or must not go on like this."""
     WARNING = "warning"
     """The mesh holds without it."""
-
-
-class Lan(StrEnum):
-    """What discovery on the local network can do here."""
-
-    OFF = "off"
-    ON = "on"
-    NO_MULTICAST = "no-multicast"
 
 
 @dataclass(frozen=True)
@@ -68,7 +61,7 @@ class Facts:
     listen: tuple[str, ...] = ()
     unusable_listen: tuple[tuple[str, str], ...] = ()
     contacts: tuple[Contact, ...] = ()
-    lan: Lan = Lan.OFF
+    lan: LanState = LanState.OFF
     clock_ahead_s: tuple[float, ...] = ()
     double: tuple[str, ...] | None = None
 
@@ -210,7 +203,7 @@ def _isolated(facts: Facts) -> Iterator[Finding]:
             f"tried {', '.join(contact.address for contact in tried[:MAX_NAMED])}",
             _advice(commonest)[1],
         )
-    if facts.lan is Lan.NO_MULTICAST:
+    if facts.lan is LanState.NO_MULTICAST:
         yield Finding(
             "no-multicast",
             Severity.WARNING,
@@ -270,7 +263,3 @@ def _clocks_differ(evidence: str) -> Finding:
 
 def _date(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
-
-
-def is_loopback(address: str) -> bool:
-    return address.startswith(("/ip4/127.", "/ip6/::1/", "/dns4/localhost/", "/memory/"))

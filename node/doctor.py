@@ -17,11 +17,11 @@ from typing import Any
 from ..errors import DaemonNotRunning, DecodeError, StateError
 from ..mesh.addresses import load_book
 from ..mesh.interfaces import multicast_works
-from ..mesh.reasons import Reason, reason_of_os_error
+from ..mesh.reasons import LanState, Reason, reason_of_os_error
 from ..security.invites import host_of
 from ..security.membership import Credentials
 from .client import connect
-from .diagnosis import Contact, Facts, Finding, Lan, Severity, diagnose, is_loopback
+from .diagnosis import Contact, Facts, Finding, Severity, diagnose
 from .settings import Places, Settings
 from .setup import ADDRESS_BOOK, passphrase_from_environment
 
@@ -128,7 +128,7 @@ def _unusable(listen: tuple[str, ...]) -> list[tuple[str, str]]:
     return unusable
 
 
-def _lan(settings: Settings) -> Lan:
-    if all(is_loopback(address) for address in settings.listen):
-        return Lan.OFF
-    return Lan.ON if multicast_works() else Lan.NO_MULTICAST
+def _lan(settings: Settings) -> LanState:
+    if not settings.on_lan:
+        return LanState.OFF
+    return LanState.ON if multicast_works() else LanState.NO_MULTICAST

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..mesh.members import Peer
 from ..mesh.mesh import Mesh
+from ..mesh.reasons import LanState
 from ..security.certificates import DAY_S, Certificate, needs_renewal
 from .diagnosis import Contact, Facts
 from .settings import Settings
@@ -11,7 +12,7 @@ from .settings import Settings
 LATE_RENEWAL_S = DAY_S
 
 
-def facts_of(mesh: Mesh, certificate: Certificate, settings: Settings, now: float) -> Facts:
+def facts_of(mesh: Mesh, lan: LanState, certificate: Certificate, settings: Settings, now: float) -> Facts:
     """``now`` is in unix seconds."""
     return Facts(
         now=now,
@@ -20,6 +21,7 @@ def facts_of(mesh: Mesh, certificate: Certificate, settings: Settings, now: floa
         renewal_due=needs_renewal(certificate, now - LATE_RENEWAL_S),
         listen=settings.listen,
         contacts=tuple(_contact(peer) for peer in mesh.peers()),
+        lan=lan,
         clock_ahead_s=mesh.clock_ahead_s(),
         double=mesh.double(),
     )

@@ -64,6 +64,7 @@ class Settings(BaseModel):
     model: str = ""
     listen: tuple[str, ...] = ("/ip4/127.0.0.1/tcp/0",)
     bootstrap: tuple[str, ...] = ()
+    lan: Literal["on", "off"] = "on"
     seed: int | None = Field(None, ge=0, lt=2**31)
     threads: int = Field(1, ge=1, le=256)
     heartbeat_s: float = Field(2.0, ge=0.1, le=60)
@@ -72,6 +73,11 @@ class Settings(BaseModel):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     learning: Learning = Learning()
     privacy: Privacy = Privacy()
+
+    @property
+    def on_lan(self) -> bool:
+        """Whether members on the local network are looked for; one that listens to itself only has none."""
+        return self.lan == "on" and not all(is_loopback(address) for address in self.listen)
 
     @field_validator("classes", "listen", "bootstrap", mode="before")
     @classmethod
@@ -141,6 +147,11 @@ def load_settings(
         return Settings.model_validate(values)
     except ValidationError as error:
         raise _explain(error, origins) from None
+
+
+def is_loopback(address: str) -> bool:
+    """Whether a multiaddress can be dialled from this machine only."""
+    return address.startswith(("/ip4/127.", "/ip6/::1/", "/dns4/localhost/"))
 
 
 def write_settings(config: Path, values: Mapping[str, Any]) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from meshlore.mesh.reasons import Reason
-from meshlore.node.diagnosis import Contact, Facts, Finding, Lan, Severity, diagnose
+from meshlore.mesh.reasons import LanState, Reason
+from meshlore.node.diagnosis import Contact, Facts, Finding, Severity, diagnose
 
 DAY = 86_400
 NOW = 1_000 * DAY
@@ -16,7 +16,7 @@ HEALTHY = Facts(
     not_after=NOW + 29 * DAY,
     listen=("/ip4/192.168.1.5/tcp/4810",),
     contacts=(Contact("ben", "/ip4/192.168.1.6/tcp/4810", connected=True),),
-    lan=Lan.ON,
+    lan=LanState.ON,
 )
 
 
@@ -110,18 +110,18 @@ def test_the_address_of_another_mesh_is_an_error_only_for_a_node_that_is_alone()
 
 
 def test_a_node_that_knows_nobody_is_told_how_to_meet_somebody() -> None:
-    findings = found(replace(HEALTHY, contacts=(), lan=Lan.NO_MULTICAST))
+    findings = found(replace(HEALTHY, contacts=(), lan=LanState.NO_MULTICAST))
     assert list(findings) == ["no-addresses", "no-multicast"]
     assert "meshlore invite" in findings["no-addresses"].remedy
     assert "bootstrap" in findings["no-multicast"].remedy
 
 
 def test_missing_multicast_is_no_matter_to_a_node_that_has_found_others() -> None:
-    assert diagnose(replace(HEALTHY, lan=Lan.NO_MULTICAST)) == []
+    assert diagnose(replace(HEALTHY, lan=LanState.NO_MULTICAST)) == []
 
 
 def test_errors_come_before_warnings() -> None:
-    facts = replace(HEALTHY, now=NOW + 40 * DAY, contacts=(), lan=Lan.NO_MULTICAST)
+    facts = replace(HEALTHY, now=NOW + 40 * DAY, contacts=(), lan=LanState.NO_MULTICAST)
     severities = [finding.severity for finding in diagnose(facts)]
     assert severities == [Severity.ERROR, Severity.WARNING, Severity.WARNING]
 

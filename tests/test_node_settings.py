@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from meshlore.errors import ConfigError
-from meshlore.node.settings import find_places, load_settings, write_settings
+from meshlore.node.settings import Settings, find_places, load_settings, write_settings
 
 
 @pytest.fixture
@@ -154,3 +154,15 @@ def test_what_was_written_is_read_again(tmp_path_factory, data, classes, seed):
     assert path.stat().st_mode & 0o777 == 0o600
     read = load_settings(path, environment={})
     assert (read.data, read.classes, read.seed) == (data, tuple(classes), seed)
+
+
+@pytest.mark.parametrize(
+    ("listen", "lan", "found"),
+    [
+        (["/ip4/127.0.0.1/tcp/0"], "on", False),
+        (["/ip4/127.0.0.1/tcp/0", "/ip4/192.168.1.5/tcp/4810"], "on", True),
+        (["/ip4/192.168.1.5/tcp/4810"], "off", False),
+    ],
+)
+def test_who_listens_on_the_network_is_found_there_unless_told_otherwise(listen, lan, found):
+    assert Settings(listen=listen, lan=lan).on_lan is found
