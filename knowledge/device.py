@@ -1,7 +1,7 @@
 """Where learning computes: on a GPU where there is one, else on the CPU.
 
 What goes in and what comes out lies on the CPU, and random numbers are drawn there, so that a seed means the same
-everywhere; on a GPU sums are rounded differently, though.
+everywhere. A GPU rounds sums differently, though, and not always alike.
 """
 
 from __future__ import annotations

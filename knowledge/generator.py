@@ -173,9 +173,8 @@ def _train(
     averaged: list[Tensor] = list(average.parameters())
     adam = torch.optim.AdamW(weights, lr=settings.learning_rate, weight_decay=1e-4, fused=True)
     batch = settings.batch_size
-    chosen = (
-        torch.multinomial(chance, batch * steps, replacement=True, generator=random).view(steps, batch).to(codes.device)
-    )
+    drawn = torch.multinomial(chance, batch * steps, replacement=True, generator=random)
+    chosen = drawn.view(steps, batch).to(codes.device)
     anything = len(net.state_dict()[net.LABELS]) - 1
     moved = Optimisation([*weights, *averaged], adam, random)
     for turn in turns(steps, moved, checkpoint, codes, labels, chosen, repr(settings)):

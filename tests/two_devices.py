@@ -22,8 +22,7 @@ UNCHECKED = (*NOT_COMPUTED, "_fused_adamw_")  # the optimiser's gradients are ma
 
 
 class OnGpu(torch.Tensor):
-    """A tensor that says that it is on the GPU; the parameters of a module, which moves them by
-    exchanging their data, are listed instead."""
+    """A tensor that says that it is on the GPU. Parameters, whose data modules exchange, are listed instead."""
 
 
 class TwoDevices(TorchFunctionMode):
@@ -39,7 +38,7 @@ class TwoDevices(TorchFunctionMode):
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, name = dict(kwargs or {}), getattr(func, "__name__", "")
         if func == torch.Tensor.device.__get__:
-            return GPU if self.on_gpu(args[0]) else torch.device("cpu")
+            return GPU if self.on_gpu(args[0]) else CPU
         if func == torch.Tensor.data.__set__:
             parameter, value = args
             self._parameters[id(parameter)] = (parameter, self.on_gpu(value))
