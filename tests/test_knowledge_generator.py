@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -93,6 +94,23 @@ def test_larger_images_and_single_samples_are_learned_from(shape: tuple[int, int
     assert made.sample(np.array([0, 1, 2]), seed=0).shape == (3, *shape)
     alone = fit_generator(images[:1], np.array([1]), space, steps=2, seed=0)
     assert alone.sample(np.array([1]), seed=0).shape == (1, *shape)
+
+
+def test_a_unet_comes_back_from_its_state_and_takes_up_classes_whatever_the_sides_are() -> None:
+    space = Space((1, 9, 13), ("a", "b"))
+    images = np.random.default_rng(0).integers(0, 256, (4, *space.shape)).astype(np.uint8)
+    settings = replace(FlowSettings.for_space(space, "unet"), batch_size=2)
+    made = fit_generator(images, np.array([0, 0, 1, 1]), space, settings=settings, steps=2, seed=0)
+    grown = made.grown(space.grown(["c"]))
+    back = FlowGenerator.from_state(grown.state(), grown.space)
+    labels = np.array([0, 1, 2])
+    assert np.array_equal(grown.sample(labels[:2], seed=3, steps=2), made.sample(labels[:2], seed=3, steps=2))
+    assert np.array_equal(back.sample(labels, seed=3, steps=2), grown.sample(labels, seed=3, steps=2))
+
+
+def test_a_unet_is_refused_for_tables() -> None:
+    with pytest.raises(ModelError, match="draws images"):
+        FlowSettings.for_space(load("wine").dataset.space, "unet")
 
 
 def test_samples_of_weight_zero_are_not_learned(some: Dataset) -> None:
