@@ -103,13 +103,16 @@ class Drawer(nn.Module):
 
 
 class Ensemble(nn.Module):
-    """Weighted mean logits of frozen members; remembers how far batches are from their batch-norm statistics."""
+    """Weighted mean logits of frozen members."""
 
     def __init__(self, members: Sequence[nn.Module]) -> None:
         super().__init__()
         self.members = nn.ModuleList(copy.deepcopy(member).eval().requires_grad_(False) for member in members)
         self.weights = torch.full((len(members),), 1 / len(members))
         self.distance = torch.zeros(())
+
+    def watch(self) -> None:
+        """Measure from now on, as ``distance``, how far each batch is from the members' batch-norm statistics."""
         for module in self.members.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.register_forward_pre_hook(self._compare)
@@ -158,6 +161,8 @@ class _Server:
         self.space, self.settings, self.seed = problem.space, settings, problem.seed
         self.random = torch.Generator().manual_seed(problem.seed + 31)
         self.ensemble = Ensemble(members)
+        if settings.statistics:
+            self.ensemble.watch()
         self.student = build_model(problem.model, problem.space, problem.seed + 17)
         if settings.norm == "batch":
             self.student = with_batch_norm(self.student)
