@@ -1,6 +1,7 @@
-"""Many nodes of one mesh on the in-memory network, with the protocol code of the daemon and tiny blobs.
+"""Many nodes of one mesh in one process, with the protocol code of the daemon and tiny blobs.
 
-For `benchmarks.scale` and for simulations in the test suite; it runs in virtual time or in real time.
+For `benchmarks.scale` and for simulations in the test suite: on the in-memory network, which can be broken and
+runs in virtual time, or over another transport in real time.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from meshlore.errors import MeshloreError
 from meshlore.mesh.memory import MemoryNetwork, MemoryStore, MemoryTransport
 from meshlore.mesh.mesh import Mesh, MeshSettings
+from meshlore.mesh.transport import Transport
 from meshlore.security.identity import Identity
 from meshlore.security.membership import Credentials, Keyring, MeshRoot
 
@@ -75,6 +77,8 @@ class Swarm:
 
     seed: int = 0
     settings: MeshSettings = field(default_factory=MeshSettings)
+    over: Callable[[Credentials], Transport] | None = None
+    """What makes a transport; None: the in-memory network."""
     delay_s: float = 0.005
     partials: Path | None = None
     """Folder for the beginnings of transfers that were cut, one folder in it per node."""
@@ -169,7 +173,7 @@ class Swarm:
 
     def _build(self, name: str, credentials: Credentials, store: CountingStore) -> SwarmNode:
         mesh = Mesh(
-            MemoryTransport(credentials, self.network),
+            self.over(credentials) if self.over else MemoryTransport(credentials, self.network),
             store=store,
             settings=self.settings,
             partials=self.partials and self.partials / name,

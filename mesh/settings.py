@@ -22,7 +22,7 @@ class MeshSettings:
     first_exchange_s: float = 0.5
     peer_exchange_s: float = 30.0
     """Peers are asked whom they know: soon after something changed, then ever less often down to this."""
-    relay_delay_s: float = 3.0
+    relay_delay_s: float = 1.0
     """Blobs of others are announced after a random part of this: most neighbours have told us meanwhile."""
     sync_s: float = 60.0
     """Two neighbours compare all that they hold when they meet, and ever again about this long after."""

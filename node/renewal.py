@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Callable, Mapping
 
@@ -10,6 +11,7 @@ import structlog
 
 from ..codec import expect_map
 from ..errors import MeshloreError, Refused
+from ..mesh.members import Peer, PeerState
 from ..mesh.mesh import Mesh
 from ..mesh.transport import Body, Caller
 from ..security.certificates import Certificate, needs_renewal
@@ -22,6 +24,7 @@ KIND = "renew"
 CHECK_S = 3600.0
 RETRY_S = 60.0
 ASK_TIMEOUT_S = 10.0
+OTHERS_ASKED = 8
 
 
 class Renewal:
@@ -59,9 +62,7 @@ class Renewal:
         own = self._membership.credentials
         if own.root is not None:
             return await self._accept(renewed(own, own.certificate, time.time()).encode())
-        for peer in self._mesh.peers():
-            if not peer.connected:
-                continue
+        for peer in self._to_ask():
             try:
                 reply = await self._mesh.request(peer.peer_id, KIND, {}, timeout_s=ASK_TIMEOUT_S)
                 if await self._accept(expect_map(reply, {"certificate": bytes})["certificate"]):
@@ -70,6 +71,13 @@ class Renewal:
                 log.debug("not renewed", by=peer.name, because=str(error))
         log.warning("certificate not renewed: no live member renews it", remedy="start the founder's node")
         return False
+
+    def _to_ask(self) -> list[Peer]:
+        """The neighbours, then some other members by chance: who renews need not be a neighbour."""
+        peers = self._mesh.peers()
+        others = [peer for peer in peers if not peer.connected and peer.state is not PeerState.GONE]
+        chosen = random.sample(others, min(len(others), OTHERS_ASKED))
+        return [*(peer for peer in peers if peer.connected), *chosen]
 
     async def _accept(self, certificate: bytes) -> bool:
         try:
