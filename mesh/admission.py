@@ -133,6 +133,15 @@ class Door:
         if not connection.is_initiator and (remote := connection.get_remote_address()):
             self._strangers.take(remote[0], time.monotonic(), cost=-1.0)
 
+    def count_of(self, connection: IRawConnection) -> ByteCount:
+        """Where to count a connection's bytes: a circuit's are those of the connection to its relay already."""
+        return ByteCount() if connection.get_connection_type() is ConnectionType.RELAYED else self.count
+
+    def remote_host(self, peer_id: str) -> str | None:
+        """The IP address at the other end of the newest direct connection with a peer."""
+        remotes = [connection.get_remote_address() for connection in self.connections.get(peer_id, [])]
+        return next((remote[0] for remote in reversed(remotes) if remote), None)
+
     async def close(self, peer_id: str) -> None:
         """Close the sockets of one peer's connections, without a word."""
         for connection in self.connections.pop(peer_id, []):
@@ -157,7 +166,7 @@ class MemberNoise(NoiseTransport):  # type: ignore[misc]
 
     async def secure_outbound(self, conn: IRawConnection, peer_id: ID) -> ISecureConn:
         """Raises `NotAMember` when either side does not accept the other."""
-        door, raw = self._door, CountedConnection(conn, self._door.count)
+        door, raw = self._door, CountedConnection(conn, self._door.count_of(conn))
         session = await super().secure_outbound(raw, peer_id)
         await write_message(session, door.hello())
         reply = await read_message(session)
@@ -169,7 +178,7 @@ class MemberNoise(NoiseTransport):  # type: ignore[misc]
 
     async def secure_inbound(self, conn: IRawConnection) -> ISecureConn:
         """Raises `SecurityError` or `DecodeError` for all but members; the caller then closes."""
-        door, raw = self._door, CountedConnection(conn, self._door.count)
+        door, raw = self._door, CountedConnection(conn, self._door.count_of(conn))
         session = await super().secure_inbound(raw)
         remote = str(session.get_remote_peer())
         message = await read_message(session)

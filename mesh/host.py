@@ -22,9 +22,10 @@ from .dispatch import Dispatcher, body_of
 from .failures import root_cause
 from .frames import Frame
 from .interfaces import dialable
+from .messages import peer_id_in
 from .partials import Partial
 from .transport import Body, Caller, Service, Traffic, TransportLimits
-from .trio_host import TrioHost, not_connected
+from .trio_host import CIRCUIT, TrioHost, not_connected
 
 LOOPBACK = ("/ip4/127.0.0.1/tcp/0",)
 LONGEST_STOP_S = 2.0
@@ -55,6 +56,7 @@ class Libp2pTransport:
         self._door = Door(credentials, self._limits, answer_join)
         self._bridge = Bridge()
         self._connected: set[str] = set()
+        self._circuits: dict[str, list[str]] = {}
         self._host: TrioHost | None = None
         self._running: asyncio.Task[None] | None = None
 
@@ -70,7 +72,8 @@ class Libp2pTransport:
         return self._door.credentials.identity.sign(domain, message)
 
     def addresses(self) -> list[str]:
-        return dialable(self.listening())
+        circuits = [address for addresses in self._circuits.values() for address in addresses]
+        return [*dialable(self.listening()), *circuits]
 
     def listening(self) -> list[str]:
         """The addresses of ``listen``, in that order, with the ports that were taken."""
@@ -121,13 +124,35 @@ class Libp2pTransport:
             target = _parse(address)
         except ConfigError as error:
             raise Unreachable(error.message, error.remedy) from None
-        peer_id = target.value_for_protocol("p2p") if "p2p" in {p.name for p in target.protocols()} else None
+        peer_id = peer_id_in(address)
         if peer_id is None:
             raise Unreachable(f"{address} does not end in /p2p/ and a peer id", "copy the whole address")
         if peer_id == self.peer_id:
             raise Unreachable(f"{address} is this node itself", "give the address of another node")
         await self._call(self._live_host().connect, target, peer_id, timeout_s)
-        return str(peer_id)
+        return peer_id
+
+    async def reserve(self, relay_id: str, timeout_s: float) -> float:
+        """Be reached through a connected member too: `addresses` has it while the connection lasts.
+
+        Returns:
+            For how many seconds the reservation holds; renew it before.
+
+        Raises:
+            Unreachable, PeerTimeout, Refused, DecodeError: it does not take the reservation.
+        """
+        addresses, lasts_s = await self._call(self._live_host().reserve, relay_id, timeout_s)
+        if relay_id in self._connected:
+            self._circuits[relay_id] = [f"{address}{CIRCUIT}/p2p/{self.peer_id}" for address in addresses]
+        return lasts_s
+
+    async def is_direct(self, peer_id: str) -> bool:
+        """Whether a connection to that peer is there which no relay carries."""
+        return await self._call(self._live_host().is_direct, peer_id)
+
+    def remote_host(self, peer_id: str) -> str | None:
+        """The IP address from which or at which a connected peer is seen."""
+        return self._door.remote_host(peer_id)
 
     async def disconnect(self, peer_id: str) -> None:
         await self._call(self._live_host().disconnect, peer_id)
@@ -164,6 +189,7 @@ class Libp2pTransport:
         """From the host, on the asyncio loop."""
         if peer_id in self._connected:
             self._connected.discard(peer_id)
+            self._circuits.pop(peer_id, None)
             self._service.on_disconnected(peer_id)
 
     def _live_host(self) -> TrioHost:

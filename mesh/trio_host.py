@@ -27,11 +27,16 @@ from .blobs import CREDIT_BYTES, receive_blob, send_blob
 from .calls import Calls, FrameStream, serve_calls
 from .failures import dial_failure
 from .frames import CHUNK_BYTES, Frame
+from .interfaces import dialable
+from .messages import peer_id_in
 from .partials import Partial
+from .reasons import Reason
+from .relay import HOP, Relay, RelayLimits
 from .transport import Body, Caller, TransportLimits
 
 CALLS = TProtocol("/meshlore/calls/1")
 BLOBS = TProtocol("/meshlore/blobs/1")
+CIRCUIT = "/p2p-circuit"
 CLOSE_TIMEOUT_S = 1.5
 
 
@@ -55,6 +60,7 @@ class TrioHost:
         key_pair = create_new_key_pair(door.credentials.identity.private_key_bytes)
         self._libp2p = upstream.new_host(key_pair, MemberNoise(key_pair, door), max_connections=limits.connections)
         self._swarm = self._libp2p.get_network()
+        self._relay = Relay(self._libp2p, RelayLimits(), lambda: dialable(self.addresses))
         self._calls: dict[str, Calls] = {}
         self._locks: dict[str, trio.Lock] = {}
         self._serving_blobs: Counter[str] = Counter()
@@ -70,6 +76,7 @@ class TrioHost:
         self._swarm.register_notifee(_Watch(self))
         async with self._libp2p.run(listen), trio.open_nursery() as self._nursery:
             self.addresses = [str(address) for address in self._libp2p.get_addrs()]
+            self._relay.serve(self._nursery)
             if len(self.addresses) < len(listen):
                 raise OSError("not every address could be bound")
             ready()
@@ -89,17 +96,37 @@ class TrioHost:
         with trio.move_on_after(timeout_s) as scope:
             async with lock:
                 if not self._is_connected(peer_id):
-                    await self._dial(address, peer_id)
+                    await self._dial(address, peer_id, timeout_s)
         if not lock.locked() and not self._is_connected(peer_id):
             self._locks.pop(peer_id, None)
         if scope.cancelled_caught:
             raise PeerTimeout(f"{address} did not answer within {timeout_s:g} s", "is the node there running?")
 
-    async def _dial(self, address: Multiaddr, peer_id: str) -> None:
+    async def _dial(self, address: Multiaddr, peer_id: str, timeout_s: float) -> None:
         try:
-            await upstream.dial(self._libp2p, address, id_of(peer_id))
+            relay_address, circuit, _ = str(address).partition(CIRCUIT)
+            if circuit:
+                await self._dial_through(relay_address, peer_id, timeout_s)
+            else:
+                await upstream.dial(self._libp2p, address, id_of(peer_id))
         except Exception as error:
             raise dial_failure(error, address) from error
+
+    async def _dial_through(self, relay_address: str, peer_id: str, timeout_s: float) -> None:
+        relay_id = peer_id_in(relay_address)
+        if relay_id is None or relay_id in (peer_id, str(self._libp2p.get_id())):
+            raise Unreachable("no relay is named that could be asked", code=Reason.NO_ROUTE)
+        if not self._relay.is_direct(relay_id):
+            await self.connect(Multiaddr(relay_address), relay_id, timeout_s)
+        await self._relay.dial(id_of(peer_id), await self._open(relay_id, HOP))
+
+    async def reserve(self, relay_id: str, timeout_s: float) -> tuple[list[str], float]:
+        with trio.move_on_after(timeout_s):
+            return await self._relay.reserve(relay_id, await self._open(relay_id, HOP))
+        raise PeerTimeout(f"{short(relay_id)} took no reservation within {timeout_s:g} s", "try another relay")
+
+    async def is_direct(self, peer_id: str) -> bool:
+        return self._relay.is_direct(peer_id)
 
     async def disconnect(self, peer_id: str) -> None:
         # the sockets first: a polite close would wait for a peer that has stopped reading
@@ -190,6 +217,7 @@ class TrioHost:
         if self._swarm.get_connections(id_of(peer_id)):
             return
         self._door.forget(peer_id)
+        self._relay.disconnected(peer_id)
         self._calls.pop(peer_id, None)
         self._locks.pop(peer_id, None)
         self._owner.disconnected(peer_id)
