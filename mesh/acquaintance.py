@@ -79,6 +79,7 @@ class Acquaintance:
         self._advert_version = 0
         self._bootstrap: set[str] = set()
         self._warned: set[str] = set()
+        self.held: frozenset[str] = frozenset()
         self._next_exchange, self._exchange_s = clock(), settings.first_exchange_s
         self._next_save = clock() + settings.save_addresses_s
 
@@ -107,6 +108,11 @@ class Acquaintance:
 
     def peer(self, peer_id: str) -> Peer | None:
         return self._table.peer(peer_id, self._clock())
+
+    def introduce(self) -> None:
+        """Tell all neighbours now where this node listens."""
+        for peer_id in self._links:
+            self._tasks.once("exchange", peer_id, self._exchange, peer_id)
 
     def own_record(self) -> AddressRecord:
         return self._directory.own_record()
@@ -187,7 +193,7 @@ class Acquaintance:
         links = {
             peer_id: Neighbour(self._worth(peer_id), link.since)
             for peer_id, link in self._links.items()
-            if not link.parted
+            if not link.parted and peer_id not in self.held
         }
         for peer_id in self._overlay.partings(links, now):
             self._tasks.once("part", peer_id, self._part, peer_id, self._links[peer_id])

@@ -139,6 +139,14 @@ class Mesh:
         """Where this node listens, signed, for others to pass on."""
         return self._acquaintance.own_record()
 
+    def introduce(self) -> None:
+        """This node's addresses changed: tell the neighbours now."""
+        self._acquaintance.introduce()
+
+    def hold(self, peer_ids: frozenset[str]) -> None:
+        """Do not part with these neighbours for others."""
+        self._acquaintance.held = peer_ids
+
     def heard_of(self, record: AddressRecord) -> None:
         """The local network says where a member listens."""
         self._acquaintance.heard_of(record, informant="lan")

@@ -31,6 +31,8 @@ class Reason(StrEnum):
     OWN_EXPIRED = "own-expired"
     OWN_EARLY = "own-not-yet-valid"
     """It says that of ours."""
+    REVOKED = "revoked"
+    OWN_REVOKED = "own-revoked"
     REFUSED = "refused"
     """It refused this node, or this node it, for another cause; the text says which."""
     OTHER = "other"
@@ -44,10 +46,22 @@ class LanState(StrEnum):
     NO_MULTICAST = "no-multicast"
 
 
+class Reach(StrEnum):
+    """Whether other devices can dial this one."""
+
+    UNKNOWN = "unknown"
+    DIRECT = "direct"
+    RELAYED = "relayed"
+    """They cannot, and reach it through a neighbour."""
+    HIDDEN = "hidden"
+    """They cannot, and no neighbour relays."""
+
+
 _OF_OUR_CERTIFICATE = {
     "expired": Reason.OWN_EXPIRED,
     "not-yet-valid": Reason.OWN_EARLY,
     "other-mesh": Reason.OTHER_MESH,
+    "revoked": Reason.OWN_REVOKED,
 }
 _OF_ERRNO = {
     errno.ECONNREFUSED: Reason.CLOSED,

@@ -27,6 +27,7 @@ from ..mesh.lan import LanDiscovery
 from ..mesh.members import HeartbeatSettings, Peer
 from ..mesh.mesh import Mesh, MeshSettings
 from ..mesh.overlay import OverlaySettings
+from ..mesh.reachability import Reachability
 from ..mesh.transport import Body, Caller
 from ..security.governance import revoke, rotate_root
 from ..security.identity import Identity
@@ -92,6 +93,7 @@ class Daemon:
             worth=node.worth,
         )
         self._authority = AuthoritySpread(self._mesh, self._transport, membership)
+        self._reachability = Reachability(self._transport, self._mesh)
         self._lan = LanDiscovery(credentials.mesh_id, self._mesh.own_record, self._mesh.heard_of)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -113,6 +115,7 @@ class Daemon:
                 asyncio.create_task(self._node.run(), name="node"),
                 asyncio.create_task(renewal.run(), name="certificate"),
                 asyncio.create_task(self._authority.run(), name="authority"),
+                asyncio.create_task(self._reachability.run(), name="reachability"),
                 asyncio.create_task(stop.wait(), name="stop"),
             ]
             if self._settings.on_lan:
@@ -127,9 +130,10 @@ class Daemon:
                 await asyncio.wait(running, timeout=2)
 
     def status(self) -> dict[str, Any]:
-        certificate = self._membership.credentials.certificate
-        facts = facts_of(self._mesh, self._lan.state, certificate, self._settings, time.time())
+        credentials, reach = self._membership.credentials, self._reachability.state
+        facts = facts_of(self._mesh, self._lan.state, reach, credentials, self._settings, time.time())
         return describe(self._node) | {
+            "reach": str(reach),
             "findings": [finding.to_map() for finding in diagnose(facts)],
             "home": str(self._home),
             "pid": os.getpid(),

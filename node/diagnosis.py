@@ -13,7 +13,7 @@ from enum import StrEnum
 from statistics import median
 from typing import Any
 
-from ..mesh.reasons import LanState, Reason
+from ..mesh.reasons import LanState, Reach, Reason
 from ..security.certificates import CLOCK_TOLERANCE_S
 from ..security.fields import duration_text
 from .settings import is_loopback
@@ -62,6 +62,8 @@ class Facts:
     unusable_listen: tuple[tuple[str, str], ...] = ()
     contacts: tuple[Contact, ...] = ()
     lan: LanState = LanState.OFF
+    reach: Reach = Reach.UNKNOWN
+    revoked: bool = False
     clock_ahead_s: tuple[float, ...] = ()
     double: tuple[str, ...] | None = None
 
@@ -140,6 +142,26 @@ def _double(facts: Facts) -> Iterator[Finding]:
         )
 
 
+def _revoked(facts: Facts) -> Iterator[Finding]:
+    if facts.revoked or any(contact.reason is Reason.OWN_REVOKED for contact in facts.contacts):
+        yield Finding(
+            "membership-revoked",
+            Severity.ERROR,
+            "the mesh has revoked this device's membership",
+            "to come back, join with a new invite and a new home: meshlore join --home FOLDER",
+        )
+
+
+def _hidden(facts: Facts) -> Iterator[Finding]:
+    if facts.reach is Reach.HIDDEN:
+        yield Finding(
+            "not-reachable",
+            Severity.WARNING,
+            "no other device can dial this one (a NAT or a firewall is between), and no neighbour relays for it",
+            "let its port through, or keep one member running that others can dial: it will relay",
+        )
+
+
 def _listening(facts: Facts) -> Iterator[Finding]:
     for address, cause in facts.unusable_listen:
         yield Finding(
@@ -213,7 +235,17 @@ def _isolated(facts: Facts) -> Iterator[Finding]:
 
 
 Rule = Callable[[Facts], Iterator[Finding]]
-RULES: tuple[Rule, ...] = (_double, _certificate, _clock, _wrong_mesh, _listening, _isolated, _bootstrap)
+RULES: tuple[Rule, ...] = (
+    _double,
+    _revoked,
+    _certificate,
+    _clock,
+    _wrong_mesh,
+    _listening,
+    _isolated,
+    _bootstrap,
+    _hidden,
+)
 
 
 def _advice(reason: Reason) -> tuple[str, str]:
@@ -239,6 +271,10 @@ def _advice(reason: Reason) -> tuple[str, str]:
             return "has an expired certificate", "check its clock and ours; else it must join again with a new invite"
         case Reason.EARLY:
             return "has a certificate from the future", "check its clock and ours"
+        case Reason.REVOKED:
+            return "was revoked", "it must join again with a new invite and a new home"
+        case Reason.OWN_REVOKED:
+            return "says that this device was revoked", "join again with a new invite and a new home"
         case Reason.OWN_EXPIRED | Reason.OWN_EARLY:
             return "finds our certificate out of its time", "check its clock and ours"
     return "refuses this node" if reason is Reason.REFUSED else "fails", "see its log and that of this node"

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from ..mesh.members import Peer
 from ..mesh.mesh import Mesh
-from ..mesh.reasons import LanState
-from ..security.certificates import DAY_S, Certificate, needs_renewal
+from ..mesh.reasons import LanState, Reach
+from ..security.certificates import DAY_S, needs_renewal
+from ..security.membership import Credentials
 from .diagnosis import Contact, Facts
 from .settings import Settings
 
 LATE_RENEWAL_S = DAY_S
 
 
-def facts_of(mesh: Mesh, lan: LanState, certificate: Certificate, settings: Settings, now: float) -> Facts:
+def facts_of(
+    mesh: Mesh, lan: LanState, reach: Reach, credentials: Credentials, settings: Settings, now: float
+) -> Facts:
     """``now`` is in unix seconds."""
+    certificate = credentials.certificate
     return Facts(
         now=now,
         not_before=certificate.not_before,
@@ -22,6 +26,8 @@ def facts_of(mesh: Mesh, lan: LanState, certificate: Certificate, settings: Sett
         listen=settings.listen,
         contacts=tuple(_contact(peer) for peer in mesh.peers()),
         lan=lan,
+        reach=reach,
+        revoked=credentials.authority.revoked_at(credentials.peer_id) is not None,
         clock_ahead_s=mesh.clock_ahead_s(),
         double=mesh.double(),
     )

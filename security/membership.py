@@ -219,7 +219,7 @@ def check_certificate(
     if certificate.peer_id != peer_id:
         raise NotAMember(f"the certificate belongs to another peer ({certificate.peer_id}), not to {peer_id[:64]}")
     if authority.revoked_at(peer_id) is not None:
-        raise Revoked("the membership was revoked", "to come back, join with a new invite and a new home")
+        raise Revoked("the membership was revoked", "to come back, join with a new invite and a new home", "revoked")
     if now < certificate.not_before:
         raise Expired(
             f"the certificate is not valid for another {duration_text(certificate.not_before - now)}",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -11,41 +10,18 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lan_nodes import Lan, until
 from meshlore.errors import DecodeError
 from meshlore.mesh.interfaces import dialable, own_addresses
 from meshlore.mesh.lan import LanDiscovery, properties_of, record_in, tag_of
 from meshlore.mesh.records import AddressRecord, issue_record
 from meshlore.security.identity import Identity
 from meshlore.security.membership import Credentials, found_mesh
-from namespaces import LocalNetwork, why_not
+from namespaces import why_not
 
 ANN = Identity.generate()
 MESH = "ab" * 32
 NewMember = Callable[..., Credentials]
-NODE = """
-import asyncio, json, logging, sys
-from pathlib import Path
-from meshlore.mesh.host import Libp2pTransport
-from meshlore.mesh.lan import LanDiscovery
-from meshlore.mesh.memory import MemoryStore
-from meshlore.mesh.mesh import Mesh
-from meshlore.security.membership import Credentials
-
-async def main(home):
-    credentials = Credentials.load(Path(home))
-    mesh = Mesh(Libp2pTransport(credentials, ["/ip4/0.0.0.0/tcp/0"]), store=MemoryStore())
-    await mesh.start()
-    lan = LanDiscovery(credentials.mesh_id, mesh.own_record, mesh.heard_of)
-    running = asyncio.create_task(lan.run())
-    while not running.done():
-        peers = sorted(peer.name for peer in mesh.peers() if peer.connected)
-        known = sorted(peer.peer_id for peer in mesh.peers())
-        print(json.dumps({"peers": peers, "known": known, "lan": lan.state, "addresses": mesh.addresses()}), flush=True)
-        await asyncio.sleep(0.1)
-    running.result()
-
-asyncio.run(main(sys.argv[1]))
-"""
 
 
 def record_with(addresses: int) -> AddressRecord:
@@ -83,49 +59,6 @@ def test_all_interfaces_become_the_addresses_that_others_can_dial() -> None:
     ]
 
 
-class Node:
-    """A mesh in a process and a namespace of its own; ``said`` is what it printed last."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.process = process
-        self.said: dict[str, object] = {}
-        self._reading = asyncio.create_task(self._read())
-
-    async def _read(self) -> None:
-        assert self.process.stdout is not None
-        while line := await self.process.stdout.readline():
-            self.said = json.loads(line)
-
-    async def end(self) -> None:
-        if self.process.returncode is None:
-            self.process.kill()
-        await self.process.wait()
-        await self._reading
-
-
-class Lan:
-    def __init__(self, folder: Path) -> None:
-        self.network = LocalNetwork()
-        self._folder = folder
-        self._nodes: list[Node] = []
-
-    async def start(self, name: str, credentials: Credentials) -> Node:
-        namespace = self.network.device(name)
-        if not (self._folder / name).exists():
-            credentials.save(self._folder / name)
-        process = await asyncio.create_subprocess_exec(
-            *("ip", "netns", "exec", namespace, sys.executable, "-c", NODE, str(self._folder / name)),
-            stdout=asyncio.subprocess.PIPE,
-        )
-        self._nodes.append(Node(process))
-        return self._nodes[-1]
-
-    async def close(self) -> None:
-        for node in self._nodes:
-            await node.end()
-        self.network.close()
-
-
 @pytest.fixture
 async def lan(tmp_path: Path) -> AsyncIterator[Lan]:
     if reason := why_not():
@@ -133,12 +66,6 @@ async def lan(tmp_path: Path) -> AsyncIterator[Lan]:
     lan = Lan(tmp_path)
     yield lan
     await lan.close()
-
-
-async def until(condition: Callable[[], object], timeout_s: float = 60) -> None:
-    async with asyncio.timeout(timeout_s):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
 
 
 async def test_members_on_one_network_meet_and_strangers_there_do_not(

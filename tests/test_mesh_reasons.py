@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
-from meshlore.errors import MeshloreError, NotAMember
+from meshlore.errors import MeshloreError, NotAMember, Revoked
 from meshlore.mesh.failures import root_cause
 from meshlore.mesh.host import Libp2pTransport
 from meshlore.mesh.memory import MemoryNetwork, MemoryTransport
@@ -145,6 +145,11 @@ async def test_a_node_that_is_not_who_the_address_promises_is_told(libp2p: Libp2
 async def test_a_host_name_that_nobody_knows_is_told(libp2p: Libp2pTransport) -> None:
     address = f"/dns4/no-such-host.invalid/tcp/4810/p2p/{Identity.generate().peer_id}"
     assert reason_of(await failure(libp2p, address)) is Reason.NO_NAME
+
+
+def test_a_revoked_member_is_told_from_both_sides() -> None:
+    assert reason_of(Revoked("the membership was revoked", code="revoked")) is Reason.REVOKED
+    assert reason_of(refused_by_peer("the membership was revoked", "revoked")) is Reason.OWN_REVOKED
 
 
 @pytest.mark.parametrize("code", ["", "brand-new", "other", 7, None, "own-expired"])

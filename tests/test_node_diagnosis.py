@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from meshlore.mesh.reasons import LanState, Reason
+from meshlore.mesh.reasons import LanState, Reach, Reason
 from meshlore.node.diagnosis import Contact, Facts, Finding, Severity, diagnose
 
 DAY = 86_400
@@ -48,6 +48,8 @@ def test_a_node_in_its_mesh_has_no_findings() -> None:
         ({"clock_ahead_s": (-120.0,)}, "clock-off", Severity.WARNING, "2 min behind that of the member"),
         ({"double": ("/ip4/192.168.1.9/tcp/4810",)}, "copied-home", Severity.ERROR, "192.168.1.9"),
         ({"unusable_listen": (("/ip4/0.0.0.0/tcp/80", "in use"),)}, "cannot-listen", Severity.ERROR, "(in use)"),
+        ({"revoked": True}, "membership-revoked", Severity.ERROR, "revoked this device's membership"),
+        ({"reach": Reach.HIDDEN}, "not-reachable", Severity.WARNING, "no neighbour relays"),
         ({"listen": ("/ip4/127.0.0.1/tcp/0",)}, "listens-locally", Severity.WARNING, "this machine only"),
     ],
 )
