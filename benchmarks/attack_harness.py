@@ -17,6 +17,7 @@ from meshlore.knowledge.data import Dataset
 from meshlore.knowledge.models import logits
 from meshlore.knowledge.packet import LogitPacket, SamplePacket, decode, encode
 from meshlore.knowledge.partition import partition_classes, partition_dirichlet
+from meshlore.knowledge.personal import personal_logits
 from meshlore.knowledge.training import no_step
 from meshlore.knowledge.trust import Verdict
 from meshlore.node.learner import Learner
@@ -196,6 +197,9 @@ def _measured(
     test = ground.test
     said = {place: (_said(ground.classifiers[place], test), _said(last[place][0], test)) for place in chosen}
     priors = {place: ground.parts[place].prior() for place in chosen}
+    at_home = {
+        place: personal_logits(last[place][0], ground.classifiers[place], test.images, test.space) for place in chosen
+    }
     about_honest = [v.weight for p in chosen for a, v in last[p][1].items() if int(a) not in attacks]
     about_liars = [v.weight for p in chosen for a, v in last[p][1].items() if int(a) in attacks]
     backdoors = [attack for attack in attacks.values() if isinstance(attack, Backdoor)]
@@ -210,7 +214,7 @@ def _measured(
         tuple(metrics.global_accuracy(said[p][0], test.labels) for p in chosen),
         tuple(metrics.global_accuracy(said[p][1], test.labels) for p in chosen),
         tuple(metrics.personal_accuracy(said[p][0], test.labels, priors[p]) for p in chosen),
-        tuple(metrics.personal_accuracy(said[p][1], test.labels, priors[p]) for p in chosen),
+        tuple(metrics.personal_accuracy(at_home[p], test.labels, priors[p]) for p in chosen),
         sum(weight < 0.5 for weight in about_honest),
         len(about_honest),
         float(np.mean(about_liars)) if about_liars else 0.0,
