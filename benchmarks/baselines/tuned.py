@@ -15,14 +15,14 @@ from .datafree import DataFreeSettings
 from .feddf import FedDFSettings
 
 FEDAVG: Mapping[str, AveragingSettings] = {
-    "digits": AveragingSettings(rounds=40, local_epochs=5, learning_rate=0.1),
-    "fashion-mnist-5000": AveragingSettings(rounds=30, local_epochs=2, learning_rate=0.1),
+    "digits": AveragingSettings(rounds=80, local_epochs=5, learning_rate=0.1),
+    "fashion-mnist-5000": AveragingSettings(rounds=60, local_epochs=5, learning_rate=0.1),
     "fashion-mnist": AveragingSettings(rounds=40, local_epochs=1, learning_rate=0.1),
 }
 FEDPROX: Mapping[str, AveragingSettings] = {name: replace(settings, proximal=0.01) for name, settings in FEDAVG.items()}
 FEDDF: Mapping[str, FedDFSettings] = {
     "digits": FedDFSettings(replace(FEDAVG["digits"], rounds=20)),
-    "fashion-mnist-5000": FedDFSettings(replace(FEDAVG["fashion-mnist-5000"], rounds=15)),
+    "fashion-mnist-5000": FedDFSettings(replace(FEDAVG["fashion-mnist-5000"], rounds=20)),
     "fashion-mnist": FedDFSettings(replace(FEDAVG["fashion-mnist"], rounds=20)),
 }
 DENSE: Mapping[str, DataFreeSettings] = {
