@@ -11,10 +11,10 @@
      │    ├── NotAMember                   no valid certificate of this mesh
      │    │    ├── OtherMesh                  ... but one of another mesh
      │    │    ├── Expired                    ... but one that is over, or not valid yet
-     │    │    └── Revoked                    ... but one that the root took back
+     │    │    ├── Revoked                    ... but one that the root took back
+     │    │    └── Misbehaved                 ... that counts now: its holder did too much wrong
      │    ├── Replayed                     a message or number that was seen before
      │    ├── FutureDated                  made later than now
-     │    ├── Misbehaved                   a member whose faults are too many for now
      │    ├── InviteError                  an invite is malformed, used, expired or foreign
      │    └── BudgetSpent                  a release would cost more privacy than is left
      ├── DecodeError                   1   foreign bytes do not have the agreed form
@@ -35,6 +35,8 @@ A message says what is wrong and why; ``remedy`` says what to do about it.
 """
 
 from __future__ import annotations
+
+import re
 
 
 class MeshloreError(Exception):
@@ -99,15 +101,15 @@ class Revoked(NotAMember):
     pass
 
 
+class Misbehaved(NotAMember):
+    pass
+
+
 class Replayed(SecurityError):
     pass
 
 
 class FutureDated(SecurityError):
-    pass
-
-
-class Misbehaved(SecurityError):
     pass
 
 
@@ -177,3 +179,10 @@ class DeadlineExceeded(TaskError):
 
 class Cancelled(MeshloreError):
     exit_code = 130
+
+
+def code_of(error: MeshloreError) -> str:
+    """``Refused`` carries its own code; others are named after their class: InvalidTask -> "invalid-task"."""
+    if isinstance(error, Refused):
+        return error.code
+    return re.sub(r"(?<!^)(?=[A-Z])", "-", type(error).__name__).lower()

@@ -13,7 +13,7 @@ from ..errors import ConfigError, DecodeError, MeshloreError, NotAMember, PeerTi
 from ..security.invites import host_of
 from ..security.membership import Certificate
 from . import messages
-from .addresses import Book, load_book, save_book
+from .addresses import Book, load_book, merged, save_book
 from .directory import Directory
 from .members import MemberTable, Peer, PeerState, Problem
 from .messages import Advert, Hello, Introduction
@@ -167,7 +167,7 @@ class Acquaintance:
         for peer_id in self._table.due_beats(now):
             self._tasks.once("beat", peer_id, self._beat, peer_id)
         for peer_id, link in self._links.items():
-            if time.time() > link.expires_at:
+            if time.time() > link.expires_at or self._transport.guard.is_dropped(peer_id):
                 # a renewed certificate is shown on the next connection
                 self._tasks.once("hang up", peer_id, self._transport.disconnect, peer_id)
             elif not link.greeted and now >= link.greet_due:
@@ -201,7 +201,7 @@ class Acquaintance:
     async def save_addresses(self) -> None:
         """Write the address book if it changed, on a worker thread. Some kB at most; an error is one warning."""
         met = {peer.peer_id: peer.addresses for peer in self.peers() if peer.addresses and peer.name}
-        book = {**self._book, **met}
+        book = merged(self._book, met)
         if self._book_path is None or book == self._book:
             return
         try:

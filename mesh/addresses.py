@@ -15,6 +15,8 @@ from .records import MAX_ADDRESSES
 log = logging.getLogger("meshlore.mesh")
 
 MAX_BOOK_BYTES = 1 << 20
+MAX_MEMBERS = 512
+KEPT_ADDRESSES = 4
 Book = Mapping[str, tuple[str, ...]]
 
 
@@ -39,9 +41,15 @@ def load_book(path: Path) -> Book:
     return usable
 
 
+def merged(book: Book, met: Book) -> Book:
+    """The book with those met now, who stay when it is full: at most `MAX_MEMBERS` with `KEPT_ADDRESSES` each."""
+    known = [*met.items(), *(entry for entry in book.items() if entry[0] not in met)][:MAX_MEMBERS]
+    return {peer_id: tuple(addresses[:KEPT_ADDRESSES]) for peer_id, addresses in known}
+
+
 def save_book(path: Path, book: Book) -> None:
     """Atomic. Raises StateError when the file cannot be written."""
-    write_atomic(path, json.dumps(book, indent=1, sort_keys=True).encode())
+    write_atomic(path, json.dumps(book, indent=1).encode())
 
 
 def _valid(peer_id: str, addresses: Any) -> tuple[str, ...]:

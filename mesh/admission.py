@@ -18,9 +18,10 @@ from __future__ import annotations
 import logging
 import struct
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import trio
@@ -33,11 +34,13 @@ from libp2p.security.noise.transport import Transport as NoiseTransport
 from multiaddr import Multiaddr
 
 from ..codec import pack, unpack
-from ..errors import DecodeError, MeshloreError, NotAMember, PeerGone, SecurityError
+from ..errors import DecodeError, MeshloreError, NotAMember, PeerGone, Refused, SecurityError
 from ..security.authority import links_from
 from ..security.limits import KeyedBuckets
 from ..security.membership import Certificate, Credentials
+from .conduct import SLOWED_COST
 from .dispatch import one_line
+from .guard import Guard
 from .reasons import refused_by_peer
 from .transport import TransportLimits
 
@@ -50,6 +53,10 @@ READ_AHEAD_BYTES = 64 << 10
 # what multistream-select exchanges before Noise starts, which the counters do not see: both lines, each way
 NEGOTIATION_BYTES = len(b"\x13/multistream/1.0.0\n") + len(b"\x07/noise\n")
 _LENGTH = struct.Struct("!H")
+TOO_OFTEN = Refused("too many connections", "connect less often", code="busy")
+NO_HANDSHAKE = Refused("no Noise handshake", code="handshake")
+MOST_PER_READ = READ_AHEAD_BYTES * SLOWED_COST
+Pay = Callable[[int], Awaitable[None]]
 JoinAnswerer = Callable[[bytes, str], bytes]
 
 
@@ -69,6 +76,7 @@ class CountedConnection(IRawConnection):  # type: ignore[misc]
         self._count = count
         self._ahead = b""
         self._place = 0
+        self.pay: Pay | None = None
         self.is_initiator = raw.is_initiator
         count.sent += NEGOTIATION_BYTES
         count.received += NEGOTIATION_BYTES
@@ -77,6 +85,8 @@ class CountedConnection(IRawConnection):  # type: ignore[misc]
         if self._place >= len(self._ahead):
             self._ahead, self._place = await self._raw.read(READ_AHEAD_BYTES), 0
             self._count.received += len(self._ahead)
+            if self.pay is not None:
+                await self.pay(len(self._ahead))
         end = len(self._ahead) if n is None else self._place + n
         data = self._ahead[self._place : end]
         self._place += len(data)
@@ -104,17 +114,25 @@ class CountedConnection(IRawConnection):  # type: ignore[misc]
 class Door:
     """Who may come in: holds the credentials, the certificates of those inside, and a bucket per address."""
 
-    def __init__(self, credentials: Credentials, limits: TransportLimits, answer_join: JoinAnswerer | None) -> None:
+    def __init__(
+        self, credentials: Credentials, limits: TransportLimits, answer_join: JoinAnswerer | None, guard: Guard
+    ) -> None:
         self.credentials = credentials
+        self.guard = guard
         self.answer_join = answer_join
         self.certificates: dict[str, Certificate] = {}
         self.connections: dict[str, list[CountedConnection]] = {}
         self.count = ByteCount()
         self._strangers = KeyedBuckets(limits.strangers_per_s, limits.strangers_burst, max_keys=4096)
+        self._members = KeyedBuckets(limits.members_per_s, limits.members_burst, max_keys=1024)
+        self._bytes = KeyedBuckets(limits.bytes_per_s, max(limits.bytes_per_s, MOST_PER_READ), max_keys=1024)
 
     def admit(self, address: str) -> bool:
         """Whether an address may try to come in now. Each try costs; `welcome` gives members theirs back."""
-        return self._strangers.take(address, time.monotonic())
+        admitted = self._strangers.take(address, time.monotonic())
+        if not admitted:
+            self.guard.refuse("connection", TOO_OFTEN)
+        return admitted
 
     def hello(self) -> dict[str, Any]:
         """What this node shows."""
@@ -125,11 +143,26 @@ class Door:
         """The certificate in another's hello. Raises NotAMember, SecurityError, DecodeError."""
         if set(message) != {"hello", "links"} or type(message["hello"]) is not bytes:
             raise DecodeError("an admission message of an unknown kind")
-        return self.credentials.check(message["hello"], peer_id, time.time(), links_from(message["links"]))
+        links = links_from(message["links"])
+        certificate = self.credentials.check(message["hello"], peer_id, time.time(), links)
+        self.guard.check(peer_id)
+        return certificate
+
+    def admit_member(self, peer_id: str) -> None:
+        """Raise `Refused` for a member that connects too often."""
+        if not self._members.take(peer_id, time.monotonic()):
+            raise Refused(TOO_OFTEN.message, TOO_OFTEN.remedy, TOO_OFTEN.code)
+
+    async def pay(self, peer_id: str, size_bytes: int) -> None:
+        """Wait until a member's budget allows what it sent; the next read comes after that."""
+        cost = size_bytes * self.guard.cost(peer_id)
+        while not self._bytes.take(peer_id, time.monotonic(), cost):  # noqa: ASYNC110 -- time is what it waits for
+            await trio.sleep(self._bytes.wait_s(peer_id, time.monotonic(), cost))
 
     def welcome(self, peer_id: str, certificate: Certificate, connection: CountedConnection) -> None:
         self.certificates[peer_id] = certificate
         self.connections[peer_id] = [*self.connections.get(peer_id, []), connection][-MAX_CONNECTIONS_PER_PEER:]
+        connection.pay = partial(self.pay, peer_id)
         if not connection.is_initiator and (remote := connection.get_remote_address()):
             self._strangers.take(remote[0], time.monotonic(), cost=-1.0)
 
@@ -179,15 +212,19 @@ class MemberNoise(NoiseTransport):  # type: ignore[misc]
     async def secure_inbound(self, conn: IRawConnection) -> ISecureConn:
         """Raises `SecurityError` or `DecodeError` for all but members; the caller then closes."""
         door, raw = self._door, CountedConnection(conn, self._door.count_of(conn))
-        session = await super().secure_inbound(raw)
-        remote = str(session.get_remote_peer())
-        message = await read_message(session)
+        with self._counting():
+            session = await super().secure_inbound(raw)
+            remote = str(session.get_remote_peer())
+            message = await read_message(session)
         if set(message) == {"join"} and type(message["join"]) is bytes:
             await self._answer_join(session, message["join"], remote)
             raise SecurityError("a join was answered; this connection has done its work")
         try:
             certificate = door.judge(message, remote)
+            door.admit_member(remote)
         except MeshloreError as error:
+            # who has not proven to be a member is only counted: anybody can take anybody's certificate and show it
+            door.guard.refuse("connection", error, remote if isinstance(error, Refused) else "")
             log.info("refused a connection from …%s: %s", remote[-8:], error.message)
             code = error.code if isinstance(error, NotAMember) else ""
             await write_message(session, {"refused": one_line(str(error)), "code": code})
@@ -195,6 +232,18 @@ class MemberNoise(NoiseTransport):  # type: ignore[misc]
         await write_message(session, door.hello())
         door.welcome(remote, certificate, raw)
         return session
+
+    @contextmanager
+    def _counting(self) -> Iterator[None]:
+        """Count what does not get as far as showing a certificate or a join."""
+        try:
+            yield
+        except MeshloreError as error:
+            self._door.guard.refuse("connection", error)
+            raise
+        except Exception:
+            self._door.guard.refuse("connection", NO_HANDSHAKE)
+            raise
 
     async def _answer_join(self, session: ISecureConn, request: bytes, remote: str) -> None:
         if self._door.answer_join is None:
@@ -205,6 +254,7 @@ class MemberNoise(NoiseTransport):  # type: ignore[misc]
             answer = await trio.to_thread.run_sync(self._door.answer_join, request, remote)
         except (SecurityError, DecodeError) as error:
             log.warning("refused a join from …%s: %s", remote[-8:], error.message)
+            self._door.guard.refuse("connection", error)
             raise  # whoever makes such a request learns nothing
         except MeshloreError as error:
             log.error("cannot answer a join: %s", error)

@@ -8,11 +8,11 @@ logged here and is "internal" there.
 from __future__ import annotations
 
 import logging
-import re
 from collections import Counter
 
-from ..errors import DecodeError, MeshloreError, Refused
+from ..errors import DecodeError, MeshloreError, Refused, code_of
 from .frames import Frame, encode
+from .guard import Guard
 from .transport import Body, Caller, Service, TransportLimits
 
 log = logging.getLogger("meshlore.mesh")
@@ -25,8 +25,9 @@ MAX_MESSAGE_CHARACTERS = 300
 class Dispatcher:
     """Answers the requests of all peers of one node."""
 
-    def __init__(self, service: Service, limits: TransportLimits) -> None:
+    def __init__(self, service: Service, limits: TransportLimits, guard: Guard) -> None:
         self._service = service
+        self._guard = guard
         self._limits = limits
         self._in_flight: Counter[str] = Counter()
 
@@ -37,23 +38,33 @@ class Dispatcher:
             or self._in_flight[caller.peer_id] >= self._limits.requests_per_peer
         ):
             busy = Refused("the peer has too many requests in flight", "try again, or ask another", code="busy")
-            return error_frame(request.id, busy)
+            return self._refused(request, caller, busy)
         self._in_flight[caller.peer_id] += 1
         try:
             body = await self._service.handle(caller, request.kind, request.body)
-            reply = Frame(ANSWER, request.id, dict(body))
-            encode(reply)
+            return _sendable(Frame(ANSWER, request.id, dict(body)))
         except MeshloreError as error:
-            return error_frame(request.id, error)
+            return self._refused(request, caller, error)
         except Exception:
             log.exception("the handler of %r failed", request.kind)
             return error_frame(request.id, Refused("the peer failed to answer", code="internal"))
-        else:
-            return reply
         finally:
             self._in_flight[caller.peer_id] -= 1
             if not self._in_flight[caller.peer_id]:
                 del self._in_flight[caller.peer_id]
+
+    def _refused(self, request: Frame, caller: Caller, error: MeshloreError) -> Frame:
+        self._guard.refuse("request", error, caller.peer_id)
+        return error_frame(request.id, error)
+
+
+def _sendable(reply: Frame) -> Frame:
+    """The reply, or why it cannot be sent, which is not the caller's fault."""
+    try:
+        encode(reply)
+    except DecodeError as error:
+        return error_frame(reply.id, error)
+    return reply
 
 
 def error_frame(request_id: int, error: MeshloreError) -> Frame:
@@ -90,10 +101,3 @@ def one_line(text: object) -> str:
     """Foreign words as a log or a terminal may show them: printable, on one line, not long."""
     cut = str(text)[:MAX_MESSAGE_CHARACTERS]
     return " ".join("".join(letter if letter.isprintable() else " " for letter in cut).split())
-
-
-def code_of(error: MeshloreError) -> str:
-    """``Refused`` carries its own code; others are named after their class: InvalidTask -> "invalid-task"."""
-    if isinstance(error, Refused):
-        return error.code
-    return re.sub(r"(?<!^)(?=[A-Z])", "-", type(error).__name__).lower()

@@ -21,6 +21,7 @@ from .bridge import Bridge
 from .dispatch import Dispatcher, body_of
 from .failures import root_cause
 from .frames import Frame
+from .guard import Guard
 from .interfaces import dialable
 from .messages import peer_id_in
 from .partials import Partial
@@ -41,6 +42,7 @@ class Libp2pTransport:
         answer_join: answers a join request (bytes, joiner's peer id) in a worker thread, or raises
             `SecurityError` or `DecodeError`; None refuses joins.
         limits: bounds against single peers and strangers.
+        guard: what the members' conduct is noted in.
     """
 
     def __init__(
@@ -50,10 +52,12 @@ class Libp2pTransport:
         *,
         answer_join: JoinAnswerer | None = None,
         limits: TransportLimits | None = None,
+        guard: Guard | None = None,
     ) -> None:
         self._limits = limits or TransportLimits()
+        self.guard = guard or Guard()
         self._listen = [_parse(address) for address in listen]
-        self._door = Door(credentials, self._limits, answer_join)
+        self._door = Door(credentials, self._limits, answer_join, self.guard)
         self._bridge = Bridge()
         self._connected: set[str] = set()
         self._circuits: dict[str, list[str]] = {}
@@ -209,7 +213,7 @@ class _Crossing:
 
     def __init__(self, bridge: Bridge, service: Service, limits: TransportLimits, face: Libp2pTransport) -> None:
         self._bridge, self._service, self._face = bridge, service, face
-        self._dispatcher = Dispatcher(service, limits)
+        self._dispatcher = Dispatcher(service, limits, face.guard)
 
     async def answer(self, caller: Caller, request: Frame) -> Frame:
         return await self._bridge.call_asyncio(self._dispatcher.answer, caller, request)

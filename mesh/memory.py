@@ -19,7 +19,8 @@ from ..errors import DecodeError, NotAMember, PeerGone, PeerTimeout, Refused, Un
 from ..security.membership import Certificate, Credentials
 from .dispatch import Dispatcher, body_of
 from .frames import CHUNK_BYTES, Decoder, Frame, encode
-from .messages import peer_id_in
+from .guard import Guard
+from .messages import TEACHERS, peer_id_in
 from .partials import Partial, check_name
 from .reasons import Reason, refused_by_peer
 from .transport import Body, Caller, Service, Traffic, TransportLimits
@@ -83,8 +84,14 @@ class MemoryTransport:
     """A `Transport` whose address is ``/memory/NAME/p2p/PEER``."""
 
     def __init__(
-        self, credentials: Credentials, network: MemoryNetwork, *, limits: TransportLimits | None = None
+        self,
+        credentials: Credentials,
+        network: MemoryNetwork,
+        *,
+        limits: TransportLimits | None = None,
+        guard: Guard | None = None,
     ) -> None:
+        self.guard = guard or Guard()
         self._credentials = credentials
         self._network = network
         self._limits = limits or TransportLimits()
@@ -109,7 +116,7 @@ class MemoryTransport:
 
     async def start(self, service: Service) -> None:
         self._service = service
-        self._dispatcher = Dispatcher(service, self._limits)
+        self._dispatcher = Dispatcher(service, self._limits, self.guard)
         self._network.nodes[self.peer_id] = self
 
     async def stop(self) -> None:
@@ -160,7 +167,8 @@ class MemoryTransport:
         """Chunk by chunk, each there and back."""
         begun, data, size = len(partial.data), bytearray(partial.data), MAX_BLOB_BYTES
         while len(data) < size:
-            size, piece = await self._on_wire(wire, functools.partial(remote._read, name, limit, len(data)))
+            read = functools.partial(remote._read, self.peer_id, name, limit, len(data))
+            size, piece = await self._on_wire(wire, read)
             data += piece
             self._blob_received += len(piece)
             self._received += len(piece)
@@ -206,7 +214,9 @@ class MemoryTransport:
 
     def _judge(self, other: Credentials) -> Certificate:
         links = other.authority.links
-        return self._credentials.check(other.certificate_bytes, other.peer_id, time.time(), links)
+        certificate = self._credentials.check(other.certificate_bytes, other.peer_id, time.time(), links)
+        self.guard.check(other.peer_id)
+        return certificate
 
     async def _answer(self, caller: str, data: bytes) -> bytes:
         await self._thawed(self.peer_id)
@@ -217,9 +227,13 @@ class MemoryTransport:
         self._sent += len(reply)
         return reply
 
-    async def _read(self, name: str, limit: int, offset: int) -> tuple[int, bytes]:
+    async def _read(self, caller: str, name: str, limit: int, offset: int) -> tuple[int, bytes]:
         """The size of a blob, and its next chunk."""
         await self._thawed(self.peer_id)
+        if not TEACHERS & self._certificates[caller].roles:
+            refusal = Refused("knowledge is for nodes and anchors", code="role")
+            self.guard.refuse("stream", refusal, caller)
+            raise refusal
         data = await asyncio.to_thread(self._service.blob, name)
         if data is None:
             raise Refused(f"the peer does not have {name[:12]}…", "ask another", code="no-such-blob")

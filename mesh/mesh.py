@@ -205,15 +205,15 @@ class Mesh:
     async def handle(self, caller: Caller, kind: str, body: Body) -> Mapping[str, Any]:
         """Answer one request of a peer."""
         self._acquaintance.heard(caller.peer_id)
-        if not self._buckets.take(caller.peer_id, self._clock()):
+        if not self._buckets.take(caller.peer_id, self._clock(), self._transport.guard.cost(caller.peer_id)):
             raise Refused("too many requests", "slow down", code="busy")
         if kind.startswith(messages.OWN_PREFIX):
+            _check_role(caller, kind, messages.ROLES_OF_KIND.get(kind, frozenset()))
             return self._answer_own(caller.peer_id, kind, body)
         if kind not in self._handlers:
             raise Refused(f"this node does not serve {kind[:40]!r}", code="unknown-kind")
         handler, roles = self._handlers[kind]
-        if roles and not roles & caller.roles:
-            raise Refused(f"{kind!r} needs one of the roles {', '.join(sorted(roles))}", code="role")
+        _check_role(caller, kind, roles)
         return await handler(caller, body)
 
     def blob(self, name: str) -> bytes | None:
@@ -284,3 +284,8 @@ class Mesh:
     def _peer_changed(self, peer_id: str) -> None:
         if self._on_peer is not None and (peer := self._acquaintance.peer(peer_id)):
             self._on_peer(peer)
+
+
+def _check_role(caller: Caller, kind: str, roles: frozenset[str]) -> None:
+    if roles and not roles & caller.roles:
+        raise Refused(f"{kind!r} needs one of the roles {', '.join(sorted(roles))}", code="role")

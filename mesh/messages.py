@@ -28,6 +28,9 @@ from .records import MARK_BYTES, AddressRecord, read_record
 HELLO, BEAT, ADVERT, ANNOUNCE, PEERS = "mesh.hello", "mesh.beat", "mesh.advert", "mesh.announce", "mesh.peers"
 SYNC, PART = "mesh.sync", "mesh.part"
 OWN_PREFIX = "mesh."
+TEACHERS = frozenset({"node", "anchor"})
+"""The roles that exchange knowledge; members with others may only ask for tasks."""
+ROLES_OF_KIND: Mapping[str, frozenset[str]] = {ANNOUNCE: TEACHERS}
 MAX_ADVERT_BYTES = 8 << 10
 MAX_PEERS = 64
 MAX_KNOWN = 512

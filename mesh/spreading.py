@@ -239,16 +239,19 @@ class Spreading:
                 self._gossip.missing(name)
             return
         except DecodeError as error:
+            self._transport.guard.refuse("packet", error, peer_id)
             log.warning("…%s sent a wrong blob: %s", peer_id[-8:], error)
             self._gossip.misdelivered(name, self._clock())
             return
         try:
             await self._store.accept(name, data, peer_id)
         except DecodeError as error:
+            self._transport.guard.refuse("packet", error, peer_id)
             log.warning("dropped %s… from …%s: %s", name[:12], peer_id[-8:], error)
             self._gossip.rejected(name, self._clock())
             return
         except SecurityError as error:
+            self._transport.guard.refuse("packet", error, peer_id)
             log.warning("set %s… from …%s aside: %s", name[:12], peer_id[-8:], error)
             self._gossip.set_aside(name, self._clock())
             return

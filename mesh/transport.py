@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ..security.membership import Certificate
+from .guard import Guard
 from .partials import Partial
 
 Body = dict[str, Any]
@@ -48,6 +49,13 @@ class TransportLimits:
     strangers_per_s: float = 1.0
     """Connections per second and address that do not end in membership (after a burst)."""
     strangers_burst: float = 16.0
+    members_per_s: float = 1.0
+    """Connections per second and member (after a burst)."""
+    members_burst: float = 16.0
+    streams_per_peer: int = 4
+    """Streams of requests of one member at a time; an honest one has one."""
+    bytes_per_s: float = 64 << 20
+    """Bytes per second and member, of all its connections; beyond that they are read more slowly."""
 
 
 class Service(Protocol):
@@ -71,6 +79,10 @@ class Transport(Protocol):
 
     @property
     def peer_id(self) -> str: ...
+
+    @property
+    def guard(self) -> Guard:
+        """What is refused here and how the members behave; the mesh adds what it refuses."""
 
     def sign(self, domain: str, message: bytes) -> bytes:
         """A signature by this node's identity (`Identity.sign`)."""

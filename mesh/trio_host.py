@@ -6,8 +6,8 @@ Everything here runs in the bridge's trio thread. What it needs from asyncio it 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import Protocol
 
 import trio
@@ -21,14 +21,14 @@ from libp2p.custom_types import TProtocol
 from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
-from ..errors import NotAMember, PeerGone, PeerTimeout, Refused, Unreachable
+from ..errors import DecodeError, NotAMember, PeerGone, PeerTimeout, Refused, Unreachable
 from .admission import Door, MemberNoise
 from .blobs import CREDIT_BYTES, receive_blob, send_blob
 from .calls import Calls, FrameStream, serve_calls
 from .failures import dial_failure
 from .frames import CHUNK_BYTES, Frame
 from .interfaces import dialable
-from .messages import peer_id_in
+from .messages import TEACHERS, peer_id_in
 from .partials import Partial
 from .reasons import Reason
 from .relay import HOP, Relay, RelayLimits
@@ -38,6 +38,7 @@ CALLS = TProtocol("/meshlore/calls/1")
 BLOBS = TProtocol("/meshlore/blobs/1")
 CIRCUIT = "/p2p-circuit"
 CLOSE_TIMEOUT_S = 1.5
+TOO_MUCH = DecodeError("a connection with more streams or unread bytes than any honest member has")
 
 
 class Owner(Protocol):
@@ -58,12 +59,17 @@ class TrioHost:
     def __init__(self, door: Door, limits: TransportLimits, owner: Owner) -> None:
         self._door, self._limits, self._owner = door, limits, owner
         key_pair = create_new_key_pair(door.credentials.identity.private_key_bytes)
-        self._libp2p = upstream.new_host(key_pair, MemberNoise(key_pair, door), max_connections=limits.connections)
+        self._libp2p = upstream.new_host(
+            key_pair,
+            MemberNoise(key_pair, door),
+            max_connections=limits.connections,
+            on_excess=lambda peer_id: door.guard.refuse("connection", TOO_MUCH, peer_id),
+        )
         self._swarm = self._libp2p.get_network()
         self._relay = Relay(self._libp2p, RelayLimits(), lambda: dialable(self.addresses))
         self._calls: dict[str, Calls] = {}
         self._locks: dict[str, trio.Lock] = {}
-        self._serving_blobs: Counter[str] = Counter()
+        self._serving: Counter[tuple[str, str]] = Counter()
         self._stopping = trio.Event()
         self.blob_count: Counter[str] = Counter()
         self.addresses: list[str] = []
@@ -187,21 +193,36 @@ class TrioHost:
         return any(not upstream.is_closing(connection) for connection in connections)
 
     async def _serve_calls(self, stream: INetStream) -> None:
-        await serve_calls(stream, self._caller(stream), self._owner.answer)
+        caller = self._caller(stream)
+        async with self._one_of(caller, CALLS, self._limits.streams_per_peer):
+            await serve_calls(stream, caller, self._owner.answer)
 
     async def _serve_blob(self, stream: INetStream) -> None:
-        peer_id = self._caller(stream).peer_id
-        if self._serving_blobs[peer_id] >= self._limits.blobs_per_peer:
-            raise Refused("too many transfers at once", code="busy")
-        self._serving_blobs[peer_id] += 1
+        caller = self._caller(stream)
 
         def count(size: int) -> None:
             self.blob_count["sent"] += size
 
-        try:
+        async with self._one_of(caller, BLOBS, self._limits.blobs_per_peer):
+            if not caller.roles & TEACHERS:
+                raise Refused("knowledge is for nodes and anchors", code="role")
             await send_blob(stream, self._owner.read_blob, self._limits.blob_bytes, count)
-        finally:
-            self._serving_blobs[peer_id] -= 1
+
+    @asynccontextmanager
+    async def _one_of(self, caller: Caller, protocol: TProtocol, most: int) -> AsyncIterator[None]:
+        """One of the ``most`` streams of this protocol that a member may have; what ends it early is noted."""
+        key = (caller.peer_id, protocol)
+        try:
+            if self._serving[key] >= most:
+                raise Refused("too many streams at once", code="busy")
+            self._serving[key] += 1
+            try:
+                yield
+            finally:
+                self._serving[key] -= 1
+        except (DecodeError, Refused) as error:
+            self._door.guard.refuse("stream", error, caller.peer_id)
+            raise
 
     def _caller(self, stream: INetStream) -> Caller:
         peer_id = str(stream.muxed_conn.peer_id)

@@ -13,7 +13,7 @@ from typing import Any
 
 import libp2p
 import trio
-from libp2p.abc import IHost, INetConn, INetStream
+from libp2p.abc import IHost, IMuxedConn, INetConn, INetStream, ISecureConn
 from libp2p.crypto.keys import KeyPair
 from libp2p.custom_types import TProtocol
 from libp2p.io.abc import ReadWriteCloser
@@ -33,6 +33,8 @@ WRITE_TIMEOUT_S = 10.0
 UPGRADE_TIMEOUT_S = 3.0
 NEGOTIATION_TIMEOUT_S = 5.0
 MAX_NOISE_PLAINTEXT = 65535 - 16
+MAX_STREAMS = 64
+MAX_UNREAD_BYTES = 16 << 20
 __all__ = [
     "NOISE",
     "MeshYamux",
@@ -59,8 +61,40 @@ def shielded(timeout_s: float) -> trio.CancelScope:
     return trio.CancelScope(deadline=trio.current_time() + timeout_s, shield=True)
 
 
+class _BoundedStreams(dict[int, Any]):
+    """The open streams of one connection."""
+
+    def __init__(self, on_full: Callable[[], None]) -> None:
+        super().__init__()
+        self._on_full = on_full
+
+    def __setitem__(self, stream_id: int, stream: Any) -> None:
+        if stream_id not in self and len(self) >= MAX_STREAMS:
+            self._on_full()
+            raise trio.BrokenResourceError(f"more than {MAX_STREAMS} streams")  # one that upstream ends for
+        super().__setitem__(stream_id, stream)
+
+
 class MeshYamux(yamux.Yamux):  # type: ignore[misc]
-    """Yamux whose writes and failures stay within one connection."""
+    """Yamux whose writes and failures stay within one connection, and that takes no more memory than agreed."""
+
+    on_excess: Callable[[str], None] = staticmethod(lambda _peer_id: None)
+    """Told of the peer whose connection ends because it opened or sent too much; `new_host` sets it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # upstream accepts any number of streams
+        self.streams = _BoundedStreams(lambda: self.on_excess(str(self.peer_id)))
+
+    async def _read_data_body(self, length: int) -> bytes:
+        # upstream keeps what exceeds a window, so a stream that nobody reads could fill the memory
+        if length + sum(map(len, self.stream_buffers.values())) > MAX_UNREAD_BYTES:
+            self.on_excess(str(self.peer_id))
+            self.event_shutting_down.set()
+            await self._cleanup_on_error()
+            raise ConnectionClosedError(f"more than {MAX_UNREAD_BYTES} bytes unread", transport="tcp")
+        data: bytes = await super()._read_data_body(length)
+        return data
 
     async def _write_frame(self, data: bytes) -> None:
         # a cancelled write leaves the Noise nonce and the framing out of step and poisons the connection,
@@ -104,14 +138,21 @@ def patch_yamux() -> None:
     yamux.MAX_MESSAGE_SIZE = MAX_NOISE_PLAINTEXT
 
 
-def new_host(key_pair: KeyPair, noise: NoiseTransport, *, max_connections: int) -> IHost:
+def new_host(
+    key_pair: KeyPair,
+    noise: NoiseTransport,
+    *,
+    max_connections: int,
+    on_excess: Callable[[str], None] = MeshYamux.on_excess,
+) -> IHost:
     """A host that speaks TCP with this Noise and Yamux, and nothing else: no identify, no own dialling."""
     patch_yamux()
+    muxer = type("HostYamux", (MeshYamux,), {"on_excess": staticmethod(on_excess)})
     host = libp2p.new_host(
         key_pair=key_pair,
         # the default also accepts plaintext and secio
         sec_opt={NOISE: noise},
-        muxer_opt={TProtocol(yamux.PROTOCOL_ID): MeshYamux},
+        muxer_opt={TProtocol(yamux.PROTOCOL_ID): muxer},
         negotiate_timeout=int(NEGOTIATION_TIMEOUT_S),
         # its max_connections admits one less than it says and can end at 0, so it is set out of reach
         # and ConnectionConfig's, which is exact, counts
@@ -135,6 +176,7 @@ def new_host(key_pair: KeyPair, noise: NoiseTransport, *, max_connections: int) 
         disable_identify_address_discovery=True,
     )
     swarm = host.get_network()
+    _make_connections_of(muxer, swarm.upgrader.muxer_multistream)
     # retries inside a dial hide its deadline and its reason; we have our own back-off
     swarm.retry_config = RetryConfig(max_retries=0)
     # the auto-connector dials whom it likes; the mesh decides whom to dial
@@ -145,6 +187,18 @@ def new_host(key_pair: KeyPair, noise: NoiseTransport, *, max_connections: int) 
             swarm.remove_notifee(notifee)
     host.get_mux().handlers.clear()
     return host
+
+
+def _make_connections_of(muxer: type[MeshYamux], multistream: Any) -> None:
+    """Upstream negotiates Yamux and then makes a connection of its own class, whatever class it was given."""
+
+    async def new_conn(conn: ISecureConn, peer_id: ID) -> IMuxedConn:
+        protocol, _ = await multistream._selector.select(conn, conn.is_initiator, multistream.negotiate_timeout)
+        connection = muxer(conn, peer_id, is_initiator=conn.is_initiator, on_close=_nothing)
+        annotated: IMuxedConn = multistream._annotate_connection(connection, conn, protocol)
+        return annotated
+
+    multistream.new_conn = new_conn
 
 
 def accept_with(host: IHost, admit: Callable[[str], bool]) -> None:

@@ -22,6 +22,7 @@ from ..knowledge.data import Dataset
 from ..knowledge.sources import fitted, load_npz, load_private
 from ..knowledge.space import Space
 from ..mesh.authority import AuthoritySpread
+from ..mesh.guard import Guard
 from ..mesh.host import Libp2pTransport
 from ..mesh.lan import LanDiscovery
 from ..mesh.members import HeartbeatSettings, Peer
@@ -50,6 +51,7 @@ from .plan import Role
 from .ports import remember_ports, same_ports
 from .private_learner import PrivateLearner, leave_vault, open_vault
 from .renewal import Renewal
+from .security_status import describe_security
 from .service import TaskService
 from .settings import Settings
 from .setup import ADDRESS_BOOK
@@ -60,6 +62,7 @@ log = structlog.get_logger("meshlore.daemon")
 
 INVITES_FILE = "invites.db"
 PARTIALS_FOLDER = "partials"
+CONDUCT_FILE = "conduct.bin"
 ANCHOR_NEIGHBOURS = 64
 ROLES_OF = {"node": ("node", "requester"), "anchor": ("anchor",)}
 ASKERS = frozenset({"requester"})
@@ -77,8 +80,12 @@ class Daemon:
         self._book = InviteBook(home / INVITES_FILE, credentials.mesh_id)
         self._tasks = TaskService(node)
         self._reachable: tuple[str, ...] = ()
+        self._guard = Guard(home / CONDUCT_FILE)
         self._transport = Libp2pTransport(
-            credentials, same_ports(home, settings.listen), answer_join=self._answer_join if credentials.root else None
+            credentials,
+            same_ports(home, settings.listen),
+            answer_join=self._answer_join if credentials.root else None,
+            guard=self._guard,
         )
         self._mesh = Mesh(
             self._transport,
@@ -116,6 +123,7 @@ class Daemon:
                 asyncio.create_task(renewal.run(), name="certificate"),
                 asyncio.create_task(self._authority.run(), name="authority"),
                 asyncio.create_task(self._reachability.run(), name="reachability"),
+                asyncio.create_task(self._guard.keep(), name="conduct"),
                 asyncio.create_task(stop.wait(), name="stop"),
             ]
             if self._settings.on_lan:
@@ -138,6 +146,7 @@ class Daemon:
             "home": str(self._home),
             "pid": os.getpid(),
             "addresses": self._transport.addresses(),
+            "security": describe_security(self._membership, self._guard, self._mesh.peers()),
         }
 
     def peers(self) -> list[dict[str, Any]]:

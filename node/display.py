@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from .doctor import Examination
     from .report import Report
 
+KEYS_AT_REST = {
+    "passphrase": "wrapped with your passphrase (Argon2id)",
+    "file-mode": "readable by you only (0600), not encrypted",
+}
 STAGES = {0: "learning", 1: "published", 2: "taught"}
 
 
@@ -28,6 +32,7 @@ def show_status(status: dict[str, Any]) -> None:
     expires = datetime.fromtimestamp(status["certificate_expires"]).strftime("%Y-%m-%d %H:%M")
     known = {name: share for name, share in status["competence"]["classify"].items() if share > 0}
     trust = {author: verdict for author, verdict in status["trust"].items() if verdict["weight"] < 1}
+    security = status["security"]
     rows = {
         "node": f"{status['name']} ({status['role']}), {status['peer_id']}",
         "mesh": f"{status['mesh']['name']} ({status['mesh']['id'][:12]}…), {status['live_peers']} live peers",
@@ -42,7 +47,9 @@ def show_status(status: dict[str, Any]) -> None:
         f"{status['knowledge_bytes_sent'] / 1e3:.1f} kB; received {status['bytes_received'] / 1e3:.1f} kB",
         "leaves this device": "synthetic samples and logits of published packets; images of tasks sent elsewhere",
         "privacy": f"{status['privacy']['mode']}: {status['privacy']['says']}",
-        "certificate": f"valid until {expires}",
+        "certificate": "revoked" if security["revoked"] else f"valid until {expires}",
+        "keys": KEYS_AT_REST[security["keys_at_rest"]],
+        "refused": _refused(security),
         "addresses": ", ".join(status["addresses"]),
         "home": status["home"],
     }
@@ -175,6 +182,17 @@ def show_report(report: Report) -> None:
     for path in report.pictures:
         console.print(f"picture: {path}")
     console.print(f"{report.wall_s:.1f} s")
+
+
+def _refused(security: dict[str, Any]) -> str:
+    """What came in that was not valid or allowed, and who is slowed or shut out for it."""
+    counts = [
+        f"{count} {place}{'s' if count > 1 else ''} ({reason})"
+        for place, reasons in security["refused"].items()
+        for reason, count in reasons.items()
+    ]
+    members = [f"{name} is {standing}" for name, standing in security["misbehaving"].items()]
+    return ", ".join(counts + members) or "nothing yet"
 
 
 def _share(value: float | None) -> str:

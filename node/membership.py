@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
-from ..security.membership import Credentials
+from ..security.keyfile import protection_of
+from ..security.membership import IDENTITY_FILE, Credentials
 
 Listener = Callable[[Credentials], None]
 
@@ -16,11 +17,13 @@ class Membership:
 
     Args:
         listeners: told of new credentials, on the event loop.
+        keys_at_rest: ``"passphrase"`` or ``"file-mode"``.
     """
 
     def __init__(self, home: Path, credentials: Credentials, passphrase: str | None = None) -> None:
         self.home = home
         self._passphrase = passphrase
+        self.keys_at_rest = protection_of(home / IDENTITY_FILE)
         self._changing = asyncio.Lock()
         self.credentials = credentials
         self.listeners: list[Listener] = []

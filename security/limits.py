@@ -60,10 +60,17 @@ class KeyedBuckets:
 
     def take(self, key: Hashable, now: float, cost: float = 1.0) -> bool:
         """Whether ``key`` may do this at ``now``; if so, pay."""
+        return self._bucket(key).take(now, cost)
+
+    def wait_s(self, key: Hashable, now: float, cost: float = 1.0) -> float:
+        """Seconds until `take` will allow ``key`` this: 0 if now, infinity if it is above the burst."""
+        return self._bucket(key).wait_s(now, cost)
+
+    def _bucket(self, key: Hashable) -> TokenBucket:
         bucket = self._buckets.get(key)
         if bucket is None:
             bucket = self._buckets[key] = TokenBucket(self._rate_per_s, self._burst)
             if len(self._buckets) > self._max_keys:
                 self._buckets.popitem(last=False)
         self._buckets.move_to_end(key)
-        return bucket.take(now, cost)
+        return bucket

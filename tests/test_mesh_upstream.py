@@ -7,10 +7,13 @@ import logging
 from importlib.metadata import version
 
 import libp2p
+import pytest
 import trio
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.network import swarm
 from libp2p.network.connection import swarm_connection
+from libp2p.peer.id import ID
+from libp2p.stream_muxer.muxer_multistream import MuxerMultistream
 from libp2p.stream_muxer.yamux import yamux
 from meshlore.mesh import upstream
 
@@ -89,3 +92,24 @@ def test_a_handler_that_raises_takes_only_its_stream_with_it() -> None:
 
     trio.run(main)
     assert ended == ["reset", "close"]
+
+
+class _Agreed:
+    """A negotiation that always ends with Yamux."""
+
+    async def select(self, *_: object) -> tuple[str, type]:
+        return yamux.PROTOCOL_ID, upstream.MeshYamux
+
+
+class _Session:
+    is_initiator = True
+
+
+@pytest.mark.parametrize(("ours", "expected"), [(False, yamux.Yamux), (True, upstream.MeshYamux)])
+def test_upstream_makes_connections_of_its_own_class_and_we_of_ours(ours: bool, expected: type) -> None:
+    multistream = MuxerMultistream({yamux.PROTOCOL_ID: upstream.MeshYamux})
+    multistream._selector = _Agreed()
+    if ours:
+        upstream._make_connections_of(upstream.MeshYamux, multistream)
+    peer_id = ID.from_pubkey(create_new_key_pair().public_key)
+    assert type(trio.run(multistream.new_conn, _Session(), peer_id)) is expected
