@@ -49,6 +49,8 @@ class TransportLimits:
     strangers_per_s: float = 1.0
     """Connections per second and address that do not end in membership (after a burst)."""
     strangers_burst: float = 16.0
+    strangers_at_once: int = 64
+    """Connections that have not shown a certificate yet; beyond that the longest silent go."""
     members_per_s: float = 1.0
     """Connections per second and member (after a burst)."""
     members_burst: float = 16.0

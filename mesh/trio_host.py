@@ -22,6 +22,7 @@ from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
 from ..errors import DecodeError, NotAMember, PeerGone, PeerTimeout, Refused, Unreachable
+from ..security.limits import WaitingRoom
 from .admission import Door, MemberNoise
 from .blobs import CREDIT_BYTES, receive_blob, send_blob
 from .calls import Calls, FrameStream, serve_calls
@@ -76,7 +77,7 @@ class TrioHost:
 
     async def run(self, listen: list[Multiaddr], ready: Callable[[], None]) -> None:
         """Until `stop`. Cancelling it works too, but less politely."""
-        upstream.accept_with(self._libp2p, self._door.admit)
+        upstream.accept_with(self._libp2p, self._door.admit, WaitingRoom(self._limits.strangers_at_once))
         self._libp2p.set_stream_handler(CALLS, upstream.safe_handler(self._serve_calls))
         self._libp2p.set_stream_handler(BLOBS, upstream.safe_handler(self._serve_blob))
         self._swarm.register_notifee(_Watch(self))

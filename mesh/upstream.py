@@ -27,6 +27,8 @@ from libp2p.security.noise.transport import Transport as NoiseTransport
 from libp2p.stream_muxer.yamux import yamux
 from multiaddr import Multiaddr
 
+from ..security.limits import WaitingRoom
+
 log = logging.getLogger("meshlore.mesh")
 
 WRITE_TIMEOUT_S = 10.0
@@ -201,20 +203,29 @@ def _make_connections_of(muxer: type[MeshYamux], multistream: Any) -> None:
     multistream.new_conn = new_conn
 
 
-def accept_with(host: IHost, admit: Callable[[str], bool]) -> None:
+def accept_with(host: IHost, admit: Callable[[str], bool], room: WaitingRoom) -> None:
     """Ask ``admit(ip)`` before each inbound upgrade, and give the inbound slot back when a connection ends.
 
     Upstream keeps slot and task of every connection ever accepted until the host stops, so a node
-    refuses everybody after ``max_connections`` reconnects; and its gate cannot count.
+    refuses everybody after ``max_connections`` reconnects; and its gate cannot count. Its slots are shared by
+    members and by those who have not said a word yet, so the silent could keep all others out: those get a
+    ``room`` of their own.
     """
     swarm = host.get_network()
+    swarm._inbound_limiter.total_tokens = swarm.connection_config.max_connections + 2 * room.size
 
     async def handle(stream: ReadWriteCloser, listener: Multiaddr, _failure: object) -> None:
         remote = stream.get_remote_address()
-        raw = RawConnection(stream, False)
+        address, raw, muxed = remote[0] if remote else "", RawConnection(stream, False), None
         try:
-            if admit(remote[0] if remote else ""):
-                muxed = await swarm.upgrade_inbound_raw_conn(raw, listener)
+            if admit(address):
+                with trio.CancelScope() as waiting:
+                    room.enter(address, waiting.cancel)
+                    try:
+                        muxed = await swarm.upgrade_inbound_raw_conn(raw, listener)
+                    finally:
+                        room.leave(waiting.cancel)
+            if muxed is not None:
                 await muxed.event_closed.wait()
         finally:
             with shielded(1), suppress(Exception):

@@ -12,10 +12,11 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from ..errors import DecodeError, Replayed, SecurityError
+from ..errors import DecodeError, NotAMember, Replayed, SecurityError
 from ..knowledge.merging import aligned, unknown
 from ..knowledge.packet import LogitPacket, SamplePacket, decode
 from ..knowledge.space import Space
+from ..mesh.messages import TEACHERS
 from ..security.membership import Credentials
 from ..security.sealing import name_of, open_sealed
 from .eviction import Held, to_evict
@@ -158,6 +159,8 @@ class Library:
         if name_of(data) != name:
             raise DecodeError(f"the bytes are not those of packet {name[:12]}")
         sealed = open_sealed(data, self._credentials, now)
+        if not sealed.roles & TEACHERS:
+            raise NotAMember(f"{sealed.author_name} is no node and no anchor, so it publishes nothing")
         packet = decode(sealed.body, self._space)
         return Entry(name, sealed.author, sealed.author_name, sealed.seq, sealed.created_at, packet)
 

@@ -1,9 +1,10 @@
-"""Token buckets: how often something may happen, per peer or address; the caller has the clock."""
+"""Token buckets: how often something may happen, per peer or address; and a bounded room to wait in. The caller has
+the clock."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Hashable
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Hashable
 
 
 class TokenBucket:
@@ -74,3 +75,39 @@ class KeyedBuckets:
                 self._buckets.popitem(last=False)
         self._buckets.move_to_end(key)
         return bucket
+
+
+class WaitingRoom:
+    """Where strangers are until they have shown who they are: at most ``size`` at a time.
+
+    Whoever comes is let in. When the room is full, the one who has waited longest has to go, of the key that takes
+    the most places: so those who fill it push out each other, and who needs a moment only is left in peace.
+    """
+
+    def __init__(self, size: int) -> None:
+        if size < 1:
+            raise ValueError("a waiting room has a place")
+        self.size = size
+        self._waiting: OrderedDict[Callable[[], None], Hashable] = OrderedDict()
+        self._places: Counter[Hashable] = Counter()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def enter(self, key: Hashable, leave_now: Callable[[], None]) -> None:
+        """Take a place; ``leave_now`` (each its own) is called when it is lost to another."""
+        if len(self._waiting) >= self.size:
+            most = max(self._places.values())
+            longest = next(leave for leave, held in self._waiting.items() if self._places[held] == most)
+            self.leave(longest)
+            longest()
+        self._waiting[leave_now] = key
+        self._places[key] += 1
+
+    def leave(self, leave_now: Callable[[], None]) -> None:
+        """Give the place back; nothing happens when it was lost."""
+        if leave_now in self._waiting:
+            key = self._waiting.pop(leave_now)
+            self._places[key] -= 1
+            if not self._places[key]:
+                del self._places[key]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from meshlore.security.limits import KeyedBuckets, TokenBucket
+from meshlore.security.limits import KeyedBuckets, TokenBucket, WaitingRoom
 
 
 def test_a_bucket_allows_its_burst_and_then_its_rate() -> None:
@@ -65,3 +67,31 @@ def test_memory_is_bounded_and_the_quietest_key_is_forgotten() -> None:
 def test_figures_that_allow_nothing_are_refused(rate_per_s: float, burst: float, max_keys: int) -> None:
     with pytest.raises(ValueError, match=r"allows|at least"):
         KeyedBuckets(rate_per_s, burst, max_keys)
+
+
+def test_a_full_waiting_room_puts_out_the_longest_waiting_of_whoever_takes_most_of_it() -> None:
+    room, out = WaitingRoom(4), []
+    crowd = [partial(out.append, f"crowd-{number}") for number in range(4)]
+    ann, ben = partial(out.append, "ann"), partial(out.append, "ben")
+    room.enter("1.1.1.1", ann)
+    for leave in crowd:
+        room.enter("6.6.6.6", leave)
+    assert out == ["crowd-0"]
+    room.enter("2.2.2.2", ben)
+    assert out == ["crowd-0", "crowd-1"]
+    assert len(room) == 4
+
+
+def test_who_left_the_waiting_room_is_not_put_out_and_a_lost_place_is_not_given_back_twice() -> None:
+    room, out = WaitingRoom(1), []
+    first, second = partial(out.append, "first"), partial(out.append, "second")
+    room.enter("1.1.1.1", first)
+    room.leave(first)
+    room.enter("1.1.1.1", second)
+    assert out == []
+    room.enter("2.2.2.2", first)
+    assert out == ["second"]
+    room.leave(second)
+    assert len(room) == 1
+    with pytest.raises(ValueError, match="place"):
+        WaitingRoom(0)
