@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
+from ..security.home import IDENTITY_FILE
 from ..security.keyfile import protection_of
-from ..security.membership import IDENTITY_FILE, Credentials
+from ..security.membership import Credentials
 
 Listener = Callable[[Credentials], None]
 

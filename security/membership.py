@@ -1,9 +1,4 @@
-"""Membership: what a node carries to prove that it belongs to a mesh, and how it judges others.
-
-A home folder holds it as private files (0600 in a 0700 folder): ``identity.key``, ``mesh.key``, ``charter.bin``,
-``member.cert``, with the founder only ``root.key`` (or ``signer.key``), and ``authority.bin`` as soon as there is
-a word of the root after the founding. ``member.cert`` is written last: a home with it is complete.
-"""
+"""Membership: what a node carries to prove that it belongs to a mesh, and how it judges others."""
 
 from __future__ import annotations
 
@@ -24,11 +19,10 @@ from ..errors import (
     Revoked,
     StateError,
 )
-from .authority import MAX_AUTHORITY_BYTES, Authority, Link
+from .authority import Authority, Link
 from .certificates import (
     CLOCK_TOLERANCE_S,
     MAX_CERTIFICATE_BYTES,
-    MAX_CHARTER_BYTES,
     MAX_LIFETIME_S,
     Certificate,
     Charter,
@@ -36,7 +30,23 @@ from .certificates import (
     needs_renewal,
 )
 from .fields import ROLES, check_name, duration_text, roles_to_list
-from .files import check_private_folder, make_private_folder, read_private, write_atomic
+from .files import check_private_folder, make_private_folder, write_atomic
+from .home import (
+    AUTHORITY_FILE,
+    CERTIFICATE_FILE,
+    CHARTER_FILE,
+    IDENTITY_FILE,
+    KEYRING_FILE,
+    NEXT_ROOT_FILE,
+    ROOT_FILE,
+    SIGNER_FILE,
+    check_home,
+    foreign,
+    load_root,
+    read_authority,
+    read_certificate,
+    read_charter,
+)
 from .identity import Identity
 from .keyring import Keyring, MeshKey
 from .root import MeshRoot
@@ -58,15 +68,6 @@ __all__ = [
     "mesh_id_of",
     "needs_renewal",
 ]
-
-IDENTITY_FILE = "identity.key"
-ROOT_FILE = "root.key"
-KEYRING_FILE = "mesh.key"
-CHARTER_FILE = "charter.bin"
-CERTIFICATE_FILE = "member.cert"
-AUTHORITY_FILE = "authority.bin"
-NEXT_ROOT_FILE = "root.next.key"
-SIGNER_FILE = "signer.key"
 
 _JOIN_REMEDY = "run: meshlore init, or meshlore join"
 
@@ -182,17 +183,17 @@ class Credentials:
         if not (home / CERTIFICATE_FILE).exists():
             raise StateError(f"{home} is not the home of a member", _JOIN_REMEDY)
         check_private_folder(home)
-        charter = _read_charter(home / CHARTER_FILE)
-        certificate = _read_certificate(home / CERTIFICATE_FILE)
+        charter = read_charter(home / CHARTER_FILE)
+        certificate = read_certificate(home / CERTIFICATE_FILE)
         identity = Identity.load(home / IDENTITY_FILE, passphrase)
-        authority = _read_authority(home / AUTHORITY_FILE, charter)
+        authority = read_authority(home / AUTHORITY_FILE, charter)
         try:
             certificate.verify(charter.root_public_key, *(link.public_key for link in authority.links))
         except BadSignature:
-            raise _foreign(home / CERTIFICATE_FILE, "is not signed by this mesh's root") from None
+            raise foreign(home / CERTIFICATE_FILE, "is not signed by this mesh's root") from None
         if certificate.peer_id != identity.peer_id or certificate.hpke_key_hash != identity.hpke_key_hash:
-            raise _foreign(home / CERTIFICATE_FILE, f"is not for this device's {IDENTITY_FILE}")
-        root = _load_root(home, charter, authority, passphrase)
+            raise foreign(home / CERTIFICATE_FILE, f"is not for this device's {IDENTITY_FILE}")
+        root = load_root(home, charter, authority, passphrase)
         keyring = Keyring.load(home / KEYRING_FILE, passphrase)
         return cls(identity, charter, certificate, keyring, root, authority)
 
@@ -235,14 +236,6 @@ def check_certificate(
     return certificate
 
 
-def check_home(home: Path, mesh_id: str) -> None:
-    """Raise `StateError` if ``home`` belongs to another mesh; a new, empty or own one may be joined into."""
-    if (home / CERTIFICATE_FILE).exists():
-        present = _read_certificate(home / CERTIFICATE_FILE).mesh_id
-        if present != mesh_id:
-            raise StateError(f"{home} belongs to another mesh ({present[:12]}…)", "choose another home folder")
-
-
 def found_mesh(
     home: Path,
     name: str,
@@ -283,51 +276,3 @@ def found_mesh(
     credentials = Credentials(identity, charter, certificate, Keyring.generate(), root)
     credentials.save(home, passphrase)
     return credentials
-
-
-def _read_charter(path: Path) -> Charter:
-    try:
-        return Charter.decode(read_private(path, max_bytes=MAX_CHARTER_BYTES))
-    except FileNotFoundError:
-        raise StateError(f"{path} is missing", "restore it from a backup, or join again") from None
-    except (DecodeError, BadSignature) as error:
-        raise StateError(f"{path} is damaged ({error.message})", "restore it from a backup, or join again") from None
-
-
-def _read_certificate(path: Path) -> Certificate:
-    try:
-        return Certificate.decode(read_private(path, max_bytes=MAX_CERTIFICATE_BYTES))
-    except DecodeError as error:
-        raise StateError(f"{path} is damaged ({error.message})", "join again with a new invite") from None
-
-
-def _read_authority(path: Path, charter: Charter) -> Authority:
-    try:
-        return Authority.decode(read_private(path, max_bytes=MAX_AUTHORITY_BYTES), charter)
-    except FileNotFoundError:
-        return Authority()
-    except (DecodeError, BadSignature) as error:
-        raise StateError(f"{path} is damaged ({error.message})", "restore it, or join again") from None
-
-
-def _load_root(home: Path, charter: Charter, authority: Authority, passphrase: str | None) -> MeshRoot | None:
-    """The key that issues, if it still may. A crash before the last step of `Credentials.save` is made good."""
-    next_root = home / NEXT_ROOT_FILE
-    if next_root.exists():
-        if MeshRoot.load(next_root, passphrase).public_key == authority.root_key(charter):
-            os.replace(next_root, home / ROOT_FILE)
-        else:
-            next_root.unlink()
-    known = {charter.root_public_key, *(link.public_key for link in authority.links)}
-    for path in (home / ROOT_FILE, home / SIGNER_FILE):
-        if path.exists():
-            key = MeshRoot.load(path, passphrase, mesh_id=charter.mesh_id)
-            if key.public_key not in known:
-                raise _foreign(path, "is the root of another mesh")
-            if key.public_key in authority.present_issuers(charter):
-                return key
-    return None
-
-
-def _foreign(path: Path, reason: str) -> StateError:
-    return StateError(f"{path} {reason}", "the files of two homes were mixed: restore them, or join again")

@@ -14,10 +14,11 @@ from meshlore.security import governance
 from meshlore.security.authority import MAX_LINKS, MAX_REVOKED, Authority, Link, Revocations
 from meshlore.security.certificates import DAY_S, MAX_LIFETIME_S
 from meshlore.security.governance import delegate, renewed, revoke, rotate_root
+from meshlore.security.home import NEXT_ROOT_FILE, ROOT_FILE
 from meshlore.security.identity import Identity
 from meshlore.security.invites import InviteBook
 from meshlore.security.join import answer_request, build_request, finish
-from meshlore.security.membership import NEXT_ROOT_FILE, ROOT_FILE, Credentials, Keyring, MeshRoot
+from meshlore.security.membership import Credentials, Keyring, MeshRoot
 from meshlore.security.sealing import open_sealed, seal
 
 NOW = 1_800_000_000

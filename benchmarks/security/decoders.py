@@ -1,0 +1,140 @@
+"""Every decoder that foreign bytes reach, with inputs that it accepts, from which others are made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from meshlore.codec import pack, unpack
+from meshlore.errors import DecodeError
+from meshlore.knowledge.packet import LogitPacket, SamplePacket
+from meshlore.knowledge.packet import decode as decode_packet
+from meshlore.knowledge.packet import encode as encode_packet
+from meshlore.knowledge.space import Space
+from meshlore.mesh import frames, messages
+from meshlore.node.protocol import FrameReader
+from meshlore.node.router import Competence
+from meshlore.node.tasks import Answer, Classified, Classify, from_map, result_from_map, result_to_map, to_map
+from meshlore.security.authority import Authority, links_from
+from meshlore.security.certificates import Certificate, Charter
+from meshlore.security.governance import delegate, revoke, rotate_root
+from meshlore.security.identity import Identity
+from meshlore.security.invites import Invite, InviteBook
+from meshlore.security.join import answer_request, build_request, finish
+from meshlore.security.keyring import Keyring
+from meshlore.security.membership import found_mesh
+from meshlore.security.sealing import open_sealed, seal
+
+NOW = 1_800_000_000.0
+SPACE = Space((1, 8, 8), ("cat", "cow", "dog"))
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """``decode`` takes foreign bytes and returns, or raises a `MeshloreError`; anything else is a crash."""
+
+    name: str
+    decode: Callable[[bytes], Any]
+    samples: tuple[bytes, ...]
+
+
+def all_decoders(folder: Path) -> list[Decoder]:
+    """All of them; ``folder`` is for the keys of the mesh whose inputs they read."""
+    founder = found_mesh(folder / "founder", "fuzz", "founder", SPACE.to_map(), ["node"], now=NOW)
+    identity, host = Identity.generate(), founder.peer_id
+    address = f"/ip4/127.0.0.1/tcp/4001/p2p/{host}"
+    book = InviteBook(folder / "invites.db", founder.mesh_id)
+    invite = book.create([address], ["node", "requester"], NOW)
+    request, pending = build_request(invite, identity, host, "new")
+    answer = answer_request(request, identity.peer_id, founder, book, NOW, [address])
+    governed = revoke(delegate(rotate_root(founder, NOW), NOW)[0], identity.peer_id, NOW)
+    hello = messages.hello_body(
+        messages.Hello(
+            (address,), {"stage": 1}, [(identity.peer_id, (f"/ip4/10.0.0.1/tcp/1/p2p/{identity.peer_id}",))], bytes(16)
+        )
+    )
+    sealed = seal(_sample_packet(), credentials=founder, seq=1, now=NOW)
+
+    def admission(data: bytes) -> object:
+        message = unpack(data, max_bytes=8256, max_items=16)
+        if not isinstance(message, dict) or set(message) != {"hello", "links"} or type(message["hello"]) is not bytes:
+            raise DecodeError("an admission message of an unknown kind")
+        return founder.check(message["hello"], host, NOW, links_from(message["links"]))
+
+    def frame(data: bytes) -> None:
+        decoder = frames.Decoder()
+        decoder.feed(data)
+        while decoder.next_frame() is not None:
+            continue
+
+    def no_book(data: bytes) -> bytes:
+        return answer_request(data, identity.peer_id, replace(founder, root=None), book, NOW)
+
+    return [
+        Decoder("frame", frame, (frames.encode(frames.Frame("mesh.hello", 7, hello)),)),
+        Decoder("hello", lambda data: messages.read_hello(_value(data), host), (pack(hello),)),
+        Decoder(
+            "announce",
+            lambda data: messages.read_announce(_value(data)),
+            (pack(messages.announce_body([("ab" * 32, 9)])),),
+        ),
+        Decoder(
+            "competence",
+            lambda data: Competence.from_map(_value(data), SPACE),
+            (pack(Competence((0.5,) * 3, ()).to_map()),),
+        ),
+        Decoder(
+            "admission",
+            admission,
+            (
+                pack(
+                    {"hello": founder.certificate_bytes, "links": [link.encode() for link in governed.authority.links]}
+                ),
+            ),
+        ),
+        Decoder("certificate", Certificate.decode, (founder.certificate_bytes,)),
+        Decoder("charter", Charter.decode, (founder.charter.encode(),)),
+        Decoder("authority", lambda data: Authority.decode(data, founder.charter), (governed.authority.encode(),)),
+        Decoder("join request", no_book, (request,)),
+        Decoder("join answer", lambda data: finish(pending, data, now=NOW), (answer,)),
+        Decoder("invite code", lambda data: Invite.parse(data.decode("latin-1")), (invite.code().encode(),)),
+        Decoder("keyring", Keyring.decode, (founder.keyring.encode(),)),
+        Decoder("sealed packet", lambda data: open_sealed(data, founder, NOW), (sealed,)),
+        Decoder("knowledge", lambda data: decode_packet(data, SPACE), (_sample_packet(), _logit_packet())),
+        Decoder(
+            "task",
+            lambda data: from_map(_value(data), SPACE, max_bytes=1 << 20),
+            (pack(to_map(Classify(_images(4), where="here"))),),
+        ),
+        Decoder("task result", lambda data: result_from_map(_value(data), took_s=0.0), (_result(),)),
+        Decoder(
+            "control event",
+            lambda data: list(FrameReader().feed(data)),
+            (len(_result()).to_bytes(4, "big") + _result(),),
+        ),
+    ]
+
+
+def _value(data: bytes) -> Any:
+    return unpack(data, max_bytes=1 << 20)
+
+
+def _images(n: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, SPACE.levels, (n, *SPACE.shape)).astype(np.uint8)
+
+
+def _sample_packet() -> bytes:
+    logits = np.zeros((9, 3), np.float16)
+    counts = np.array([4, 4, 4])
+    return encode_packet(SamplePacket(SPACE.id, "condensed", _images(9), np.arange(9) % 3, logits, counts))
+
+
+def _logit_packet() -> bytes:
+    return encode_packet(LogitPacket(SPACE.id, ("ab" * 32,), (np.ones((9, 3), np.float16),)))
+
+
+def _result() -> bytes:
+    return pack(result_to_map(Classified(("cat",), (0.5,), Answer("ben", "id", "peer", 0.1))))
