@@ -32,6 +32,7 @@ RELAYS = 2
 PROBE_TIMEOUT_S = 2.0
 ASK_TIMEOUT_S = 8.0
 REFUSED_S = 120.0
+SOONEST_RENEWAL_S = 60.0
 MAX_PORTS = 4
 PROBES_PER_S = 0.1
 PROBES_BURST = 4.0
@@ -88,7 +89,8 @@ class Reachability:
             try:
                 lasts_s = await self._transport.reserve(relay, ASK_TIMEOUT_S)
                 news = news or relay not in self._relays
-                self._relays[relay] = now + lasts_s * 2 / 3
+                # by the relay's clock, which may be off
+                self._relays[relay] = now + max(SOONEST_RENEWAL_S, lasts_s * 2 / 3)
             except MeshloreError as error:
                 self._relays.pop(relay, None)
                 self._avoid = {peer: until for peer, until in self._avoid.items() if until > now}

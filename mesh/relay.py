@@ -1,9 +1,9 @@
 """Circuit relay v2: a member that cannot be dialled is reached through one that can, which sees ciphertext only.
 
-Spoken is libp2p's protocol (specs/relay/circuit-v2.md) in upstream's messages; the handlers are ours. Those of
-py-libp2p 0.8.1 let anybody reserve in the name of another, keep one circuit per source, and know no deadlines.
-The two ends do Noise and admission with each other through the circuit, as they would over TCP; of what a relay
-passes on it knows the length. Everything here runs in the trio thread.
+Spoken is libp2p's protocol (specs/relay/circuit-v2.md) in upstream's messages; the handlers are ours: those of
+py-libp2p 0.8.1 let anybody reserve in the name of another, mix up two circuits of one source, and keep a silent
+circuit for as long as it may last. The two ends do Noise and admission with each other through the circuit, as they
+would over TCP; of what a relay passes on it knows the length. Everything here runs in the trio thread.
 """
 
 from __future__ import annotations

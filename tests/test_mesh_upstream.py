@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from importlib.metadata import version
+from types import SimpleNamespace
 
 import libp2p
 import pytest
@@ -13,6 +14,8 @@ from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.network import swarm
 from libp2p.network.connection import swarm_connection
 from libp2p.peer.id import ID
+from libp2p.relay.circuit_v2.pb.circuit_pb2 import HopMessage, PeerId
+from libp2p.relay.circuit_v2.protocol import CircuitV2Protocol
 from libp2p.stream_muxer.muxer_multistream import MuxerMultistream
 from libp2p.stream_muxer.yamux import yamux
 from meshlore.mesh import upstream
@@ -113,3 +116,28 @@ def test_upstream_makes_connections_of_its_own_class_and_we_of_ours(ours: bool, 
         upstream._make_connections_of(upstream.MeshYamux, multistream)
     peer_id = ID.from_pubkey(create_new_key_pair().public_key)
     assert type(trio.run(multistream.new_conn, _Session(), peer_id)) is expected
+
+
+async def _reserve_for(victim: ID, asker: ID) -> bool:
+    """Whether upstream's relay keeps a place for the victim after somebody else asked for one in its name."""
+    host = libp2p.new_host(key_pair=create_new_key_pair())
+    protocol = CircuitV2Protocol(host, allow_hop=True)
+    stream = SimpleNamespace(muxed_conn=SimpleNamespace(peer_id=asker), is_open=lambda: False, write=_swallow)
+    asked = HopMessage(type=HopMessage.RESERVE, peer=PeerId(id=victim.to_bytes()))
+    await protocol._handle_reserve(stream, asked)
+    return victim in protocol.resource_manager._reservations
+
+
+async def _swallow(data: bytes) -> None:
+    assert data
+
+
+def test_upstreams_relay_still_takes_reservations_in_the_name_of_another() -> None:
+    victim, asker = (ID.from_pubkey(create_new_key_pair().public_key) for _ in range(2))
+    assert trio.run(_reserve_for, victim, asker), f"{TEACH}: mesh/relay.py may use upstream's handlers"
+
+
+def test_upstreams_relay_still_knows_one_circuit_per_source_and_no_end_of_silence() -> None:
+    assert "self._active_relays[source_addr] = " in inspect.getsource(CircuitV2Protocol._handle_connect), TEACH
+    source = inspect.getsource(CircuitV2Protocol._read_stream_with_retry)
+    assert "fail_after" not in source, TEACH
