@@ -21,12 +21,12 @@ from libp2p.custom_types import TProtocol
 from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
-from ..errors import DecodeError, NotAMember, PeerGone, PeerTimeout, Refused, Unreachable
+from ..errors import DecodeError, MeshloreError, NotAMember, PeerGone, PeerTimeout, Refused, Unreachable
 from ..security.limits import WaitingRoom
 from .admission import Door, MemberNoise
 from .blobs import CREDIT_BYTES, receive_blob, send_blob
 from .calls import Calls, FrameStream, serve_calls
-from .failures import dial_failure
+from .failures import dial_failure, root_cause
 from .frames import CHUNK_BYTES, Frame
 from .interfaces import dialable
 from .messages import TEACHERS, peer_id_in
@@ -129,7 +129,13 @@ class TrioHost:
 
     async def reserve(self, relay_id: str, timeout_s: float) -> tuple[list[str], float]:
         with trio.move_on_after(timeout_s):
-            return await self._relay.reserve(relay_id, await self._open(relay_id, HOP))
+            stream = await self._open(relay_id, HOP)
+            try:
+                return await self._relay.reserve(relay_id, stream)
+            except MeshloreError:
+                raise
+            except Exception as error:
+                raise PeerGone(f"{short(relay_id)} broke off ({root_cause(error)})", "try another relay") from error
         raise PeerTimeout(f"{short(relay_id)} took no reservation within {timeout_s:g} s", "try another relay")
 
     async def is_direct(self, peer_id: str) -> bool:

@@ -8,10 +8,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
-from meshlore.errors import MeshloreError, NotAMember, Refused, Unreachable
+from meshlore.errors import DecodeError, MeshloreError, NotAMember, PeerError, Refused, Unreachable
 from meshlore.mesh import relay
 from meshlore.mesh.host import Libp2pTransport
 from meshlore.mesh.transport import Body, Caller
+from meshlore.security.identity import Identity
 from meshlore.security.membership import Credentials
 
 NewMember = Callable[..., Credentials]
@@ -143,6 +144,24 @@ async def test_a_relay_that_leaves_takes_its_circuits_and_addresses_with_it(thre
     await until(lambda: not any("p2p-circuit" in known for known in hidden.addresses()))
     with pytest.raises(MeshloreError):
         await ann.connect(address, 3)
+
+
+@pytest.mark.parametrize("says", [b"", b"\x05hello", b"\xff\xff\xff\x7f", b"\x02\x08\x01"])
+async def test_a_relay_that_breaks_off_or_talks_nonsense_is_a_peer_that_failed(
+    start: Start, new_member: NewMember, monkeypatch: pytest.MonkeyPatch, says: bytes
+) -> None:
+    async def babble(_relay: relay.Relay, stream: Any) -> None:
+        if says:
+            await stream.write(says)
+
+    monkeypatch.setattr(relay.Relay, "_serve_hop", babble)
+    (ann, _), (middle, _) = [await start(new_member(name)) for name in ("ann", "middle")]
+    await ann.connect(middle.addresses()[0], 5)
+    with pytest.raises((PeerError, DecodeError)):
+        await ann.reserve(middle.peer_id, 5)
+    with pytest.raises(Unreachable):
+        await ann.connect(f"{middle.addresses()[0]}/p2p-circuit/p2p/{Identity.generate().peer_id}", 5)
+    assert not any("p2p-circuit" in address for address in ann.addresses())
 
 
 async def test_a_relay_keeps_to_its_limits(
