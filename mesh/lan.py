@@ -62,7 +62,9 @@ class LanDiscovery:
             try:
                 await self._meet(hosts)
             except (OSError, ZeroconfError, TimeoutError) as error:
-                self._become(LanState.NO_MULTICAST, f"multicast DNS does not work here ({error or type(error)})")
+                self._become(
+                    LanState.NO_MULTICAST, f"multicast DNS does not work here ({str(error) or type(error).__name__})"
+                )
                 await asyncio.sleep(LOOK_AGAIN_S)
 
     async def _meet(self, hosts: list[str]) -> None:

@@ -217,11 +217,11 @@ def _isolated(facts: Facts) -> Iterator[Finding]:
     if tried and len(tried) == len(facts.contacts):
         counted = Counter(contact.reason for contact in tried if contact.reason is not None)
         (commonest, _), *_ = counted.most_common(1)
-        causes = ", ".join(f"{number} {_advice(reason)[0]}" for reason, number in counted.most_common())
+        causes = ", ".join(f"{_advice(reason)[0]} ({number})" for reason, number in counted.most_common())
         yield Finding(
             "isolated",
             Severity.ERROR,
-            f"none of the {len(tried)} members that this node knows can be reached: {causes}; "
+            f"none of the {len(tried)} members' addresses that this node knows works: {causes}; "
             f"tried {', '.join(contact.address for contact in tried[:MAX_NAMED])}",
             _advice(commonest)[1],
         )

@@ -74,6 +74,7 @@ async def _examine_stopped(places: Places, settings: Settings) -> list[Finding]:
         unusable_listen=tuple(_unusable(settings.listen)),
         contacts=await _probe_all(settings.bootstrap, book),
         lan=await asyncio.to_thread(_lan, settings),
+        revoked=credentials.authority.revoked_at(credentials.peer_id) is not None,
     )
     return diagnose(facts)
 
