@@ -126,6 +126,7 @@ class MemberTable:
         if entry := self._entry_of(peer_id, now):
             own = list(addresses)
             self._set_addresses(entry, [*own, *entry.addresses][: len(own) + KEPT_ADDRESSES], now)
+            entry.problem = None  # of an address or a time that is past
 
     def keep(self, peer_id: str) -> None:
         """Never forget this one: a bootstrap peer."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from meshlore.mesh.members import MAX_ADDRESSES, HeartbeatSettings, MemberTable, PeerState
+from meshlore.mesh.members import MAX_ADDRESSES, HeartbeatSettings, MemberTable, PeerState, Problem
+from meshlore.mesh.reasons import Reason
 
 SETTINGS = HeartbeatSettings()
 NODE = frozenset({"node"})
@@ -179,3 +180,23 @@ def test_whatever_happens_a_peer_is_either_connected_or_dialled(events: list[tup
     later = dict(table.due_dials(now + 120))
     for peer in table.peers(now):
         assert peer.connected != (peer.peer_id in later) or not peer.addresses
+
+
+def test_a_problem_lasts_until_the_peer_is_connected_or_says_anew_where_it_is(table: MemberTable) -> None:
+    problem = Problem(Reason.CLOSED, "/a", "nobody answers at /a")
+
+    def seen() -> Problem | None:
+        peer = table.peer("ann", 0)
+        assert peer is not None
+        return peer.problem
+
+    table.learn("ann", ["/a"], now=0)
+    table.dial_failed("ann", 0, refused=False, problem=problem)
+    assert seen() == problem
+    table.introduced("ann", ["/b"], now=0)
+    assert seen() is None
+    table.dial_failed("ann", 0, refused=False, problem=problem)
+    table.connected("ann", "Ann", NODE, now=0)
+    assert seen() is None
+    table.dial_failed("ann", 0, refused=False, problem=problem)
+    assert seen() is None, "connected meanwhile by the other side"
