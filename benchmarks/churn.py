@@ -32,9 +32,9 @@ from .churn_watch import Watch, ask, is_up
 from .faults import Fault
 from .fleet import SPACE, Device, found_fleet, samples
 
-START_S = 300.0
+START_S = 900.0
 CONVERGED_S = 120.0
-GIVE_UP_S = 300.0
+GIVE_UP_S = 600.0
 STOP_S = 20.0
 TASK_S = 60.0
 GHOST_S = 20.0

@@ -27,6 +27,7 @@ from .transport import Body, Transport
 log = logging.getLogger("meshlore.mesh")
 
 SHORTEST_DIAL_S = 1.5
+FAR_RECORDS = 8
 DOUBLED = "the home folder was copied; stop one, delete its home, and let it join with an invite of its own"
 
 
@@ -139,6 +140,7 @@ class Acquaintance:
         patience_s = 0.0 if self._transport.peer_id < peer_id else 1.0
         self._links[peer_id] = _Link(now, now + patience_s, certificate.not_after)
         self._table.connected(peer_id, certificate.name, certificate.roles, now)
+        self._overlay.met(now)
         self._exchange_soon(now)
         self._warned.discard(peer_id)
         log.info("connected to %s (…%s)", certificate.name, peer_id[-8:])
@@ -367,7 +369,7 @@ class Acquaintance:
         return owners + self._usefulness.of(peer_id, self._clock())
 
     def _exchange_soon(self, now: float) -> None:
-        if not self._overlay.lacks(len(self._links)):
+        if not self._overlay.lacks(len(self._links), len(self._table)):
             return
         self._exchange_s = self._settings.first_exchange_s
         self._next_exchange = min(self._next_exchange, now + self._exchange_s)
@@ -378,7 +380,18 @@ class Acquaintance:
         return [record for record in records if record is not None]
 
     def _lacking(self, said: Introduction) -> list[AddressRecord]:
-        """The records that a peer lacks: of this node's neighbours, and of its double if it has one."""
+        """The records that a peer lacks: of this node's neighbours, of some other members by chance, and of its
+        double if it has one."""
         double = self._directory.double_of(said.record, self._clock())
-        lacking = [record for record in self._reachable(said.record.peer_id) if record.mark not in said.known]
+        near = [record for record in self._reachable(said.record.peer_id) if record.mark not in said.known]
+        # without these, newcomers would know nothing beyond the neighbourhood that they came into
+        far = [record for record in self._not_lost() if record.mark not in said.known]
+        while len(far) > FAR_RECORDS:
+            far.pop(int(self._dice() * len(far)))
+        lacking = [*near, *far]
         return lacking if double is None else [double, *lacking]
+
+    def _not_lost(self) -> list[AddressRecord]:
+        """Records of members that are no neighbours, which nobody failed to reach and which are not old."""
+        others = [self._directory.record_of(peer.peer_id) for peer in self.peers() if peer.state is PeerState.NEW]
+        return [record for record in others if record is not None and self._directory.is_fresh(record)]

@@ -64,6 +64,10 @@ class Directory:
     def record_of(self, peer_id: str) -> AddressRecord | None:
         return self._newest.get(peer_id)
 
+    def is_fresh(self, record: AddressRecord) -> bool:
+        """Its node was there not long ago: a living one signs anew every hour."""
+        return self._wall() - record.issued < 2 * RENEW_S
+
     def introduced(self, said: Introduction, now: float) -> bool:
         """A peer introduced itself. True if this is the first sign that two devices answer to its peer id."""
         record, ahead_s = said.record, self._wall() - said.time_s

@@ -110,6 +110,10 @@ class MemberTable:
         self._dice = dice
         self._entries: dict[str, _Entry] = {}
 
+    def __len__(self) -> int:
+        """Members known, whatever their state."""
+        return len(self._entries)
+
     def learn(self, peer_id: str, addresses: Iterable[str], now: float, informant: str = "") -> None:
         """Hearsay: a member can be dialled there. Goes behind what is known, while there is room.
 

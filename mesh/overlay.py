@@ -14,6 +14,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 Dice = Callable[[], float]
+TRIES_PER_SHUFFLE = 10
+KNOWN_PER_NEIGHBOUR = 5
 HALF_LIFE_S = 600.0
 MAX_REMEMBERED = 1024
 
@@ -45,9 +47,13 @@ class Overlay:
         self._dial_by_chance = now + settings.shuffle_s * (0.5 + dice())
         self._part_by_chance = self._dial_by_chance + settings.shuffle_s / 2
 
-    def lacks(self, neighbours: int) -> bool:
-        """With so many neighbours, more are wanted."""
-        return neighbours < self._settings.target
+    def lacks(self, neighbours: int, known: int) -> bool:
+        """With so many neighbours and members known, more are wanted: enough to outlive the sudden end of many."""
+        return neighbours < self._settings.target or known < KNOWN_PER_NEIGHBOUR * self._settings.target
+
+    def met(self, now: float) -> None:
+        """A connection stands: that is enough of chance for a while."""
+        self._dial_by_chance = now + self._settings.shuffle_s * (0.75 + 0.5 * self._dice())
 
     def dials(
         self, due: Sequence[str], neighbours: int, dialling: int, worth: Callable[[str], float], now: float
@@ -60,7 +66,8 @@ class Overlay:
         if room <= 0:
             if dialling or not due or now < self._dial_by_chance:
                 return []
-            self._dial_by_chance = now + self._settings.shuffle_s * (0.75 + 0.5 * self._dice())
+            # who is dead costs little time: the next one follows soon, until somebody was met
+            self._dial_by_chance = now + self._settings.shuffle_s / TRIES_PER_SHUFFLE
             return [self._any_of(due)]
         left, chosen = list(due), list[str]()
         while left and len(chosen) < room:

@@ -41,10 +41,25 @@ def test_dials_under_way_count() -> None:
 
 
 def test_with_neighbours_enough_one_more_is_met_by_chance_now_and_then() -> None:
-    chooser = overlay()
-    met = [peer for now in range(600) for peer in chooser.dials(MEMBERS, 6, 0, worth_of, now)]
+    chooser, met = overlay(), []
+    for now in range(600):
+        if chosen := chooser.dials(MEMBERS, 6, 0, worth_of, now):
+            met += chosen
+            chooser.met(now)
     assert 14 <= len(met) <= 27
     assert len(set(met)) > 8
+
+
+def test_who_is_dead_is_soon_followed_by_another_one() -> None:
+    chooser = overlay()
+    tried = [peer for now in range(45, 75) for peer in chooser.dials(MEMBERS, 6, 0, worth_of, now)]
+    assert 9 <= len(tried) <= 11
+
+
+def test_more_members_are_wanted_until_there_are_neighbours_and_others_in_their_place() -> None:
+    assert overlay().lacks(neighbours=5, known=100)
+    assert overlay().lacks(neighbours=6, known=29)
+    assert not overlay().lacks(neighbours=6, known=30)
 
 
 def test_with_too_many_neighbours_the_least_useful_go_but_for_some_by_chance() -> None:
