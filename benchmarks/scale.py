@@ -105,7 +105,7 @@ async def measure(cell: Cell) -> Figures:
     for _ in range(SINGLES):
         swarm.publish(swarm.random.choice(swarm.nodes), PACKET_BYTES)
         singles.append(await swarm.until(swarm.complete, WAIT_S))
-    await asyncio.sleep(5)
+    await asyncio.sleep(2 * cell.idle_s)  # until everybody knows enough others
     base = sent()
     await asyncio.sleep(cell.idle_s)
     idle_bytes_per_s = (sent() - base) / cell.idle_s

@@ -330,7 +330,8 @@ class Acquaintance:
     def _learn_hello(self, peer_id: str, hello: Hello) -> None:
         self._introduced(hello.introduction)
         self._learn_peers(hello.peers, peer_id)
-        if hello.introduction.known - self._directory.introduction().known:
+        known = self._directory.introduction().known
+        if hello.introduction.known - known and self._overlay.lacks(len(self._links), len(known)):
             self._tasks.once("exchange", peer_id, self._exchange, peer_id)
         self._table.set_advert(peer_id, hello.advert)
         if link := self._links.get(peer_id):
@@ -384,8 +385,9 @@ class Acquaintance:
         double if it has one."""
         double = self._directory.double_of(said.record, self._clock())
         near = [record for record in self._reachable(said.record.peer_id) if record.mark not in said.known]
-        # without these, newcomers would know nothing beyond the neighbourhood that they came into
-        far = [record for record in self._not_lost() if record.mark not in said.known]
+        # without some of these, newcomers would know nothing beyond the neighbourhood that they came into
+        enough = len(said.known) > self._overlay.enough_known
+        far = [] if enough else [record for record in self._not_lost() if record.mark not in said.known]
         while len(far) > FAR_RECORDS:
             far.pop(int(self._dice() * len(far)))
         lacking = [*near, *far]

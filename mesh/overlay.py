@@ -16,13 +16,14 @@ T = TypeVar("T")
 Dice = Callable[[], float]
 TRIES_PER_SHUFFLE = 10
 KNOWN_PER_NEIGHBOUR = 5
+SHORTEST_PAUSE_S = 1.0
 HALF_LIFE_S = 600.0
 MAX_REMEMBERED = 1024
 
 
 @dataclass(frozen=True)
 class OverlaySettings:
-    """How many neighbours, and how long (seconds) between two members met by chance."""
+    """How many neighbours, and how long (seconds) at most between two members met by chance."""
 
     target: int = 6
     most: int = 12
@@ -43,17 +44,21 @@ class Overlay:
     """Times are seconds of one monotonic clock; ``dice()`` gives numbers in [0, 1)."""
 
     def __init__(self, settings: OverlaySettings, dice: Dice, now: float) -> None:
-        self._settings, self._dice = settings, dice
-        self._dial_by_chance = now + settings.shuffle_s * (0.5 + dice())
-        self._part_by_chance = self._dial_by_chance + settings.shuffle_s / 2
+        self._settings, self._dice, self._started = settings, dice, now
+        self._dial_by_chance = self._part_by_chance = now + self._pause_s(now)
 
     def lacks(self, neighbours: int, known: int) -> bool:
-        """With so many neighbours and members known, more are wanted: enough to outlive the sudden end of many."""
-        return neighbours < self._settings.target or known < KNOWN_PER_NEIGHBOUR * self._settings.target
+        """With so many neighbours and members known, more are wanted."""
+        return neighbours < self._settings.target or known < self.enough_known
+
+    @property
+    def enough_known(self) -> int:
+        """So many members known outlive the sudden end of many; nobody has to know all."""
+        return KNOWN_PER_NEIGHBOUR * self._settings.target
 
     def met(self, now: float) -> None:
         """A connection stands: that is enough of chance for a while."""
-        self._dial_by_chance = now + self._settings.shuffle_s * (0.75 + 0.5 * self._dice())
+        self._dial_by_chance = now + self._pause_s(now)
 
     def dials(
         self, due: Sequence[str], neighbours: int, dialling: int, worth: Callable[[str], float], now: float
@@ -67,7 +72,7 @@ class Overlay:
             if dialling or not due or now < self._dial_by_chance:
                 return []
             # who is dead costs little time: the next one follows soon, until somebody was met
-            self._dial_by_chance = now + self._settings.shuffle_s / TRIES_PER_SHUFFLE
+            self._dial_by_chance = now + self._pause_s(now) / TRIES_PER_SHUFFLE
             return [self._any_of(due)]
         left, chosen = list(due), list[str]()
         while left and len(chosen) < room:
@@ -88,9 +93,14 @@ class Overlay:
             return rest
         if len(neighbours) <= enough or now < self._part_by_chance:
             return []
-        self._part_by_chance = now + settings.shuffle_s * (0.75 + 0.5 * self._dice())
-        tried = [peer_id for peer_id in by_worth if now - neighbours[peer_id].since >= settings.shuffle_s]
+        self._part_by_chance = now + (pause_s := self._pause_s(now))
+        tried = [peer_id for peer_id in by_worth if now - neighbours[peer_id].since >= pause_s]
         return tried[-1:]
+
+    def _pause_s(self, now: float) -> float:
+        """Short for a newcomer, which knows only the neighbourhood that it came into."""
+        pause_s = min(self._settings.shuffle_s, max(SHORTEST_PAUSE_S, (now - self._started) / 2))
+        return pause_s * (0.75 + 0.5 * self._dice())
 
     def _any_of(self, items: Sequence[T]) -> T:
         return items[int(self._dice() * len(items))]

@@ -46,14 +46,24 @@ def test_with_neighbours_enough_one_more_is_met_by_chance_now_and_then() -> None
         if chosen := chooser.dials(MEMBERS, 6, 0, worth_of, now):
             met += chosen
             chooser.met(now)
-    assert 14 <= len(met) <= 27
+    assert 14 <= len(met) <= 40
     assert len(set(met)) > 8
+
+
+def test_a_newcomer_meets_members_by_chance_more_often() -> None:
+    chooser, met = overlay(), []
+    for now in range(120):
+        if chooser.dials(MEMBERS, 6, 0, worth_of, now):
+            met.append(now)
+            chooser.met(now)
+    assert sum(now < 20 for now in met) >= 3
+    assert sum(now >= 60 for now in met) <= 4
 
 
 def test_who_is_dead_is_soon_followed_by_another_one() -> None:
     chooser = overlay()
-    tried = [peer for now in range(45, 75) for peer in chooser.dials(MEMBERS, 6, 0, worth_of, now)]
-    assert 9 <= len(tried) <= 11
+    tried = [peer for now in range(100, 130) for peer in chooser.dials(MEMBERS, 6, 0, worth_of, now)]
+    assert 8 <= len(tried) <= 15
 
 
 def test_more_members_are_wanted_until_there_are_neighbours_and_others_in_their_place() -> None:
@@ -72,9 +82,8 @@ def test_with_too_many_neighbours_the_least_useful_go_but_for_some_by_chance() -
 
 def test_with_more_than_enough_the_least_useful_goes_now_and_then_but_no_newcomer() -> None:
     chooser = overlay()
-    assert [peer for now in range(20) for peer in chooser.partings(links(9), now)] == []
-    assert {peer for now in range(20, 120) for peer in chooser.partings(links(9), now)} == {"member0"}
-    assert [peer for now in range(120, 300) for peer in chooser.partings(links(9, since=now), now)] == []
+    assert {peer for now in range(100) for peer in chooser.partings(links(9), now)} == {"member0"}
+    assert [peer for now in range(100, 300) for peer in chooser.partings(links(9, since=now), now)] == []
     assert [peer for now in range(300, 600) for peer in chooser.partings(links(8), now)] == []
 
 
