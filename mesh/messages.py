@@ -30,7 +30,7 @@ SYNC, PART = "mesh.sync", "mesh.part"
 OWN_PREFIX = "mesh."
 TEACHERS = frozenset({"node", "anchor"})
 """The roles that exchange knowledge; members with others may only ask for tasks."""
-ROLES_OF_KIND: Mapping[str, frozenset[str]] = {ANNOUNCE: TEACHERS}
+ROLES_OF_KIND: Mapping[str, frozenset[str]] = {ANNOUNCE: TEACHERS, SYNC: TEACHERS}
 MAX_ADVERT_BYTES = 8 << 10
 MAX_PEERS = 64
 MAX_KNOWN = 512

@@ -65,6 +65,21 @@ async def test_a_member_that_opens_streams_without_end_is_cut_off_and_blamed(new
     await asyncio.gather(*(transport.stop() for transport in (host, eve, ben)))
 
 
+async def test_silent_strangers_from_many_addresses_do_not_keep_a_member_out(new_member: NewMember) -> None:
+    host, ben = (Libp2pTransport(new_member(name)) for name in ("host", "ben"))
+    await asyncio.gather(host.start(Quiet()), ben.start(Quiet()))
+    port = int(host.addresses()[0].split("/")[4])
+    idle = [
+        await asyncio.open_connection("127.0.0.1", port, local_addr=(f"127.0.0.{2 + number % 10}", 0))
+        for number in range(160)
+    ]
+    await ben.connect(host.addresses()[0], 10)
+    assert host.connected() == {ben.peer_id}
+    for _, writer in idle:
+        writer.close()
+    await asyncio.gather(host.stop(), ben.stop())
+
+
 def test_bytes_that_nobody_reads_end_the_connection_before_they_are_taken() -> None:
     class Wire:
         is_initiator = False
