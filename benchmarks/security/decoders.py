@@ -15,9 +15,12 @@ from meshlore.knowledge.packet import decode as decode_packet
 from meshlore.knowledge.packet import encode as encode_packet
 from meshlore.knowledge.space import Space
 from meshlore.mesh import frames, messages
+from meshlore.mesh.reconcile import Answer
+from meshlore.mesh.records import issue_record, read_record
 from meshlore.node.protocol import FrameReader
 from meshlore.node.router import Competence
-from meshlore.node.tasks import Answer, Classified, Classify, from_map, result_from_map, result_to_map, to_map
+from meshlore.node import tasks
+from meshlore.node.tasks import Classified, Classify, from_map, result_from_map, result_to_map, to_map
 from meshlore.security.authority import Authority, links_from
 from meshlore.security.certificates import Certificate, Charter
 from meshlore.security.governance import delegate, revoke, rotate_root
@@ -51,11 +54,11 @@ def all_decoders(folder: Path) -> list[Decoder]:
     request, pending = build_request(invite, identity, host, "new")
     answer = answer_request(request, identity.peer_id, founder, book, NOW, [address])
     governed = revoke(delegate(rotate_root(founder, NOW), NOW)[0], identity.peer_id, NOW)
-    hello = messages.hello_body(
-        messages.Hello(
-            (address,), {"stage": 1}, [(identity.peer_id, (f"/ip4/10.0.0.1/tcp/1/p2p/{identity.peer_id}",))], bytes(16)
-        )
-    )
+    record = issue_record(host, [address], bytes(8), founder.identity.sign, NOW)
+    other = issue_record(identity.peer_id, ["/ip4/10.0.0.1/tcp/1"], bytes(8), identity.sign, NOW)
+    introduction = messages.Introduction(record, int(NOW), frozenset({other.mark}))
+    hello = messages.hello_body(messages.Hello(introduction, {"stage": 1}, bytes(16), (other,)))
+    difference = Answer([("ab" * 32, 9)], frozenset({1, 2}), frozenset({2}))
     sealed = seal(_sample_packet(), credentials=founder, seq=1, now=NOW)
 
     def admission(data: bytes) -> object:
@@ -76,6 +79,13 @@ def all_decoders(folder: Path) -> list[Decoder]:
     return [
         Decoder("frame", frame, (frames.encode(frames.Frame("mesh.hello", 7, hello)),)),
         Decoder("hello", lambda data: messages.read_hello(_value(data), host), (pack(hello),)),
+        Decoder("address record", read_record, (record.data, other.data)),
+        Decoder("sync", lambda data: messages.read_sync(_value(data)), (pack(messages.sync_body(bytes(256))),)),
+        Decoder(
+            "sync answer",
+            lambda data: messages.read_sync_answer(_value(data)),
+            (pack(messages.sync_answer_body(difference)),),
+        ),
         Decoder(
             "announce",
             lambda data: messages.read_announce(_value(data)),
@@ -137,4 +147,4 @@ def _logit_packet() -> bytes:
 
 
 def _result() -> bytes:
-    return pack(result_to_map(Classified(("cat",), (0.5,), Answer("ben", "id", "peer", 0.1))))
+    return pack(result_to_map(Classified(("cat",), (0.5,), tasks.Answer("ben", "id", "peer", 0.1))))
