@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
+
 from benchmarks.security.canary import plant, shapes_of
 from benchmarks.security.decoders import all_decoders
 from benchmarks.security.figures import Figure

@@ -17,9 +17,9 @@ from meshlore.knowledge.space import Space
 from meshlore.mesh import frames, messages
 from meshlore.mesh.reconcile import Answer
 from meshlore.mesh.records import issue_record, read_record
+from meshlore.node import tasks
 from meshlore.node.protocol import FrameReader
 from meshlore.node.router import Competence
-from meshlore.node import tasks
 from meshlore.node.tasks import Classified, Classify, from_map, result_from_map, result_to_map, to_map
 from meshlore.security.authority import Authority, links_from
 from meshlore.security.certificates import Certificate, Charter
