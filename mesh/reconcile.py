@@ -41,11 +41,13 @@ def bucket_digests(names: Iterable[str]) -> bytes:
     return b"".join(hashlib.sha256(b"".join(bucket)).digest()[:BUCKET_DIGEST_BYTES] for bucket in buckets)
 
 
-def compare(mine: Mapping[str, int], theirs: bytes, *, max_names: int, first: int) -> Answer:
+def compare(mine: Mapping[str, int], theirs: bytes, *, max_names: int, chance: float) -> Answer:
     """Answer another node's digests with what ``mine`` has (name to size in bytes) where they differ.
 
-    Whole buckets, from bucket ``first`` on, as many as have room; of one that alone has too many names, a part.
+    Whole buckets, from one picked by ``chance`` (0 to 1, new for each answer) on, as many as have room; of one that
+    alone has too many names, a part, picked by what is left of ``chance``: every part may meet every bucket.
     """
+    first, part = divmod(chance * BUCKETS, 1.0)
     own = bucket_digests(mine)
     differ = frozenset(bucket for bucket in range(BUCKETS) if _digest(own, bucket) != _digest(theirs, bucket))
     held: dict[int, list[tuple[str, int]]] = {bucket: [] for bucket in differ}
@@ -59,7 +61,7 @@ def compare(mine: Mapping[str, int], theirs: bytes, *, max_names: int, first: in
             have += held[bucket]
             told.add(bucket)
         elif not have:
-            start = first * len(held[bucket]) // BUCKETS
+            start = int(part * len(held[bucket]))
             have = (held[bucket][start:] + held[bucket][:start])[:max_names]
     return Answer(have, differ, frozenset(told))
 

@@ -13,7 +13,7 @@ from . import messages
 from .gossip import Gossip, Pull
 from .owned import OwnedTasks
 from .partials import Partials
-from .reconcile import BUCKETS, bucket_digests, bucket_of, compare
+from .reconcile import bucket_digests, bucket_of, compare
 from .settings import MeshSettings
 from .transport import Body, Transport
 
@@ -155,7 +155,7 @@ class Spreading:
     def answer_sync(self, peer_id: str, body: Body) -> Body:
         """Raises DecodeError."""
         theirs, mine = messages.read_sync(body), self._store.inventory()
-        answer = compare(mine, theirs, max_names=messages.MAX_NAMES, first=int(self._dice() * BUCKETS))
+        answer = compare(mine, theirs, max_names=messages.MAX_NAMES, chance=self._dice())
         if neighbour := self._neighbours.get(peer_id):
             self._learn_equal(peer_id, answer.differ, mine)
             neighbour.names.update(name for name, _ in answer.have)

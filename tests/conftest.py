@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,9 @@ import pytest
 from meshlore.security.identity import Identity
 from meshlore.security.membership import Credentials, Keyring, MeshRoot
 from PIL import Image
+
+# what a shell starts in the background is deaf to Ctrl-C, and so would be the processes that tests interrupt
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHADES = {"cat": 40, "dog": 200}
 
