@@ -22,28 +22,15 @@ from meshlore.mesh.admission import MAX_MESSAGE_BYTES
 from meshlore.mesh.bridge import Bridge
 from meshlore.mesh.host import Libp2pTransport
 from meshlore.mesh.join import join_mesh
-from meshlore.mesh.transport import Body, Caller, TransportLimits
+from meshlore.mesh.transport import TransportLimits
 from meshlore.security.identity import Identity
 from meshlore.security.invites import InviteBook
 from meshlore.security.join import answer_request
 from meshlore.security.membership import Credentials, found_mesh
 from multiaddr import Multiaddr
+from quiet import Quiet
 
 NewMember = Callable[..., Credentials]
-
-
-class Quiet:
-    """A service that does nothing."""
-
-    async def handle(self, caller: Caller, kind: str, body: Body) -> Body:
-        return {}
-
-    def blob(self, name: str) -> bytes | None:
-        return None
-
-    def on_connected(self, peer_id: str) -> None: ...
-
-    def on_disconnected(self, peer_id: str) -> None: ...
 
 
 @pytest.fixture

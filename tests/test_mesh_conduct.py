@@ -41,6 +41,7 @@ from meshlore.mesh.mesh import Mesh, MeshSettings
 from meshlore.mesh.transport import Body, Caller, Transport, TransportLimits
 from meshlore.security.identity import Identity
 from meshlore.security.membership import Credentials
+from quiet import Quiet
 
 NewMember = Callable[..., Credentials]
 EVE = Identity.generate().peer_id
@@ -241,17 +242,6 @@ async def test_a_slowed_member_gets_less_of_the_same_budget(new_member: NewMembe
 async def test_a_member_that_reconnects_without_end_is_refused_for_a_while(new_member: NewMember) -> None:
     host = Libp2pTransport(new_member("host"), limits=TransportLimits(members_per_s=0.1, members_burst=3))
     eve = Libp2pTransport(new_member("eve"))
-
-    class Quiet:
-        async def handle(self, caller: Caller, kind: str, body: Body) -> Body:
-            return {}
-
-        def blob(self, name: str) -> bytes | None:
-            return None
-
-        def on_connected(self, peer_id: str) -> None: ...
-
-        def on_disconnected(self, peer_id: str) -> None: ...
 
     await asyncio.gather(host.start(Quiet()), eve.start(Quiet()))
     for _ in range(3):

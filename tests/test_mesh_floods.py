@@ -15,27 +15,13 @@ from meshlore.mesh import upstream
 from meshlore.mesh.addresses import KEPT_ADDRESSES, MAX_BOOK_BYTES, MAX_MEMBERS, load_book, merged, save_book
 from meshlore.mesh.admission import ByteCount, CountedConnection
 from meshlore.mesh.host import Libp2pTransport
-from meshlore.mesh.transport import Body, Caller
 from meshlore.mesh.trio_host import id_of
 from meshlore.security.identity import Identity
 from meshlore.security.limits import KeyedBuckets
 from meshlore.security.membership import Credentials
+from quiet import Quiet
 
 NewMember = Callable[..., Credentials]
-
-
-class Quiet:
-    """A service that does nothing."""
-
-    async def handle(self, caller: Caller, kind: str, body: Body) -> Body:
-        return {}
-
-    def blob(self, name: str) -> bytes | None:
-        return None
-
-    def on_connected(self, peer_id: str) -> None: ...
-
-    def on_disconnected(self, peer_id: str) -> None: ...
 
 
 async def until(condition: Callable[[], object], timeout_s: float = 20) -> None:

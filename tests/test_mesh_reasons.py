@@ -13,26 +13,13 @@ from meshlore.mesh.failures import root_cause
 from meshlore.mesh.host import Libp2pTransport
 from meshlore.mesh.memory import MemoryNetwork, MemoryTransport
 from meshlore.mesh.reasons import Reason, reason_of, refused_by_peer
-from meshlore.mesh.transport import Body, Caller, Transport
+from meshlore.mesh.transport import Transport
 from meshlore.security.certificates import DAY_S
 from meshlore.security.identity import Identity
 from meshlore.security.membership import Credentials, Keyring, MeshRoot
+from quiet import Quiet
 
 Start = Callable[[Credentials], Awaitable[Transport]]
-
-
-class Quiet:
-    """A service that does nothing."""
-
-    async def handle(self, caller: Caller, kind: str, body: Body) -> Body:
-        return {}
-
-    def blob(self, name: str) -> bytes | None:
-        return None
-
-    def on_connected(self, peer_id: str) -> None: ...
-
-    def on_disconnected(self, peer_id: str) -> None: ...
 
 
 class World:
