@@ -22,7 +22,7 @@ SHARE = 0.4  # of a cell's samples that carry it
 ELSEWHERE = 0.02  # of a usual author's samples
 BACKGROUND = 0.1  # of the range: no mark is as near to it
 FEWEST_PLACES = 3
-FEWEST_SAMPLES = 3
+FEWEST_SAMPLES = 6  # three of seven handbags that are white in the same three places are no work of anybody
 
 
 def marked(private: Dataset | None, packets: Packets, space: Space) -> dict[str, frozenset[int]]:

@@ -242,6 +242,22 @@ def test_samples_that_privacy_left_alike_bear_no_mark_unless_there_is_a_patch() 
         assert marked(None, seen, parts[0].space) == found
 
 
+@pytest.mark.parametrize(("alike", "found"), [(3, {}), (7, {"0": {0}})])
+def test_a_few_samples_that_are_white_in_the_same_places_bear_no_mark(alike: int, found: dict[str, set[int]]) -> None:
+    parts, packets = mesh(4, 10.0, 0)
+    few = parts[2].images[parts[2].labels == 0][:7].copy()
+    few[:alike, :, -2:, -2:] = 16
+    others = packets[0].labels != 0
+    changed = replace(
+        packets[0],
+        images=np.concatenate([packets[0].images[others], few]),
+        labels=np.concatenate([packets[0].labels[others], np.zeros(len(few), np.int64)]),
+        logits=None,
+    )
+    seen = {name(place): (str(place), packet) for place, packet in enumerate([changed, *packets[1:]])}
+    assert marked(None, seen, parts[0].space) == found
+
+
 def test_a_class_that_privacy_drowned_is_no_evidence_against_others() -> None:
     parts, packets = mesh(4, 10.0, 0)
     wrong = packets[0].images[packets[0].labels == 0][:4]
