@@ -198,7 +198,15 @@ def _measured(
     said = {place: (_said(ground.classifiers[place], test), _said(last[place][0], test)) for place in chosen}
     priors = {place: ground.parts[place].prior() for place in chosen}
     at_home = {
-        place: personal_logits(last[place][0], ground.classifiers[place], test.images, test.space) for place in chosen
+        place: personal_logits(
+            last[place][0],
+            ground.classifiers[place],
+            test.images,
+            test.space,
+            prior=priors[place],
+            held_out=ground.learners[place].held_out,
+        )
+        for place in chosen
     }
     about_honest = [v.weight for p in chosen for a, v in last[p][1].items() if int(a) not in attacks]
     about_liars = [v.weight for p in chosen for a, v in last[p][1].items() if int(a) in attacks]

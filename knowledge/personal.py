@@ -1,8 +1,9 @@
 """The personal head: what a device says of samples that are like its own.
 
-The model that the mesh taught knows every class, the model of the private data alone knows its own best. Where
-samples are as at home, both are asked, each counts a half (a mixture of two experts, Jacobs et al., 1991), and
-the class mix of the private data is made use of. The mean is one of probabilities: who is sure outvotes who is not.
+The model that the mesh taught knows every class. The model of the private data alone may know its own ones better,
+and says how well on samples held out of its training: if there are some of each of its classes, and it takes none of
+them for another, both are asked and count the same (a mixture of two experts, Jacobs et al., 1991). The mean is one
+of probabilities: who is sure outvotes who is not. The class mix of the private data is made use of in any case.
 """
 
 from __future__ import annotations
@@ -11,22 +12,41 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from .data import Images
+from .data import Dataset, Images
+from .metrics import with_prior
 from .models import logits
 from .space import Space
 
 
-def personal_logits(taught: nn.Module, untaught: nn.Module, images: Images, space: Space) -> NDArray[np.float32]:
-    """Logits of the mixture, float32 (n, num_classes), for `metrics.with_prior` to add the class mix to.
+def personal_logits(
+    taught: nn.Module,
+    untaught: nn.Module,
+    images: Images,
+    space: Space,
+    *,
+    prior: NDArray[np.float64],
+    held_out: Dataset | None,
+) -> NDArray[np.float32]:
+    """Logits float32 (n, num_classes), for `metrics.with_prior` to add the class mix to.
 
     Args:
         taught: the classifier after the mesh. untaught: that of the private data alone, or the same one.
         images: uint8 (n, channels, height, width).
+        prior: float64 (num_classes,), the class mix at home.
+        held_out: private samples that neither was trained on.
     """
     said = logits(taught, images, space)
-    if untaught is taught:
+    if untaught is taught or held_out is None or not _is_sound(untaught, prior, held_out):
         return said
     return mixed(said, logits(untaught, images, space))
+
+
+def _is_sound(untaught: nn.Module, prior: NDArray[np.float64], held_out: Dataset) -> bool:
+    """Whether every class at home was held out from, and none of its samples is mistaken."""
+    if not np.isin(np.flatnonzero(prior), held_out.labels).all():
+        return False
+    said = logits(untaught, held_out.images, held_out.space)
+    return bool((with_prior(said, prior[: said.shape[1]]).argmax(axis=1) == held_out.labels).all())
 
 
 def mixed(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float32]:

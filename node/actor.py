@@ -88,6 +88,10 @@ class EdgeNode:
         return self.learner.personal_prior()
 
     @property
+    def held_out(self) -> Dataset | None:
+        return self.learner.held_out
+
+    @property
     def shown_skills(self) -> Skills | None:
         """The models that answer other members."""
         return None if self.skills is None else self.learner.shown_to_others(self.skills)

@@ -229,9 +229,11 @@ class InProcessMesh:
         if skills is None:
             raise StateError(f"{resident.member.name} has learned nothing yet", "let the nodes settle first")
         before, after = (logits(m, test.images, test.space) for m in (skills.classifier_before, skills.classifier))
-        at_home = personal_logits(skills.classifier, skills.classifier_before, test.images, test.space)
-        private, prior = node.learner.private, node.prior
-        own = [None if prior is None else metrics.personal_accuracy(x, test.labels, prior) for x in (before, at_home)]
+        private, prior, own = node.learner.private, node.prior, list[float | None]([None, None])
+        if prior is not None:
+            taught, untaught, held_out = skills.classifier, skills.classifier_before, node.held_out
+            at_home = personal_logits(taught, untaught, test.images, test.space, prior=prior, held_out=held_out)
+            own = [metrics.personal_accuracy(said, test.labels, prior) for said in (before, at_home)]
         return NodeOutcome(
             resident.member.name,
             node.learner.model,

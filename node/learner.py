@@ -83,6 +83,9 @@ class Learner:
         guard: says which synthetic samples may leave the device.
         checkpoint: where condensing and generating go on when they were interrupted; None: they begin anew.
 
+    Attributes:
+        held_out: the private samples that no classifier here is trained on.
+
     Raises:
         ModelError: the generator that the settings name cannot learn samples of this space.
         ConfigError: the GPU that the settings ask for cannot be used.
@@ -112,9 +115,9 @@ class Learner:
         self._fit, self._distil = partial(fit_classifier, device=device), partial(distil, device=device)
         self._flow = FlowSettings.for_space(space, settings.generator)
         self._train: Dataset | None = None
-        self._held_out: Dataset | None = None
+        self.held_out: Dataset | None = None
         if private is not None:
-            self._train, self._held_out = hold_out(private, seed=seed)
+            self._train, self.held_out = hold_out(private, seed=seed)
 
     @property
     def retells(self) -> bool:
@@ -136,7 +139,7 @@ class Learner:
 
     def evidence(self) -> Dataset | None:
         """The private samples on which what is advertised is measured."""
-        return self._held_out
+        return self.held_out
 
     def fresh(self) -> nn.Module:
         """An untrained classifier. Raises ModelError when the model does not fit the space."""
@@ -145,9 +148,9 @@ class Learner:
     def grow(self, space: Space) -> None:
         """Go on in a space that has classes behind those known so far. Never while something is being learned."""
         self.space = space
-        self.private, self._train, self._held_out = (
+        self.private, self._train, self.held_out = (
             None if part is None else Dataset(space, part.images, part.labels)
-            for part in (self.private, self._train, self._held_out)
+            for part in (self.private, self._train, self.held_out)
         )
 
     def grown(self, skills: Skills, old: Space, new: Space) -> Skills | None:
@@ -240,15 +243,15 @@ class Learner:
             return Taught(classifier, False, "nobody's knowledge is trusted", verdicts)
         settings, seed = self._distil_settings(), self.seed + 1000 * (turn + 1)
         student = self._distil(classifier, self._train, lessons, settings=settings, seed=seed, step=step)
-        if self._held_out is None or not len(self._held_out):
+        if self.held_out is None or not len(self.held_out):
             return Taught(student, True, "no private hold-out to judge by", verdicts)
         prior = self._needed_private().prior()
-        decision = keep_better(classifier, student, self._held_out, prior)
+        decision = keep_better(classifier, student, self.held_out, prior)
         if not decision.kept:
             # a hold-out is small and all of a turn is at stake: once more, with more of the private data beside
             settings = replace(settings, private_batch=MORE_PRIVATE * settings.private_batch)
             student = self._distil(classifier, self._train, lessons, settings=settings, seed=seed + 1, step=step)
-            decision = keep_better(classifier, student, self._held_out, prior)
+            decision = keep_better(classifier, student, self.held_out, prior)
         return Taught(student if decision.kept else classifier, decision.kept, decision.reason, verdicts)
 
     def fine_tune(
@@ -279,9 +282,9 @@ class Learner:
         before, after = (
             metrics.accuracy(logits(model, more.images, self.space), more.labels) for model in (classifier, student)
         )
-        if self._held_out is None or not len(self._held_out):
+        if self.held_out is None or not len(self.held_out):
             return Tuned(student, untaught, before, after, before, after, kept=True)
-        decision = keep_better(classifier, student, self._held_out, concatenate([self._needed_private(), more]).prior())
+        decision = keep_better(classifier, student, self.held_out, concatenate([self._needed_private(), more]).prior())
         return Tuned(student, untaught, before, after, decision.before, decision.after, decision.kept)
 
     def fit_generator(

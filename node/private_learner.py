@@ -152,9 +152,9 @@ class PrivateLearner(Learner):
         lessons = self._lessons(own, foreign, self.weigh(foreign, standing))
         settings = self._distil_settings()
         student = self._distil(public, self._train, lessons, settings=settings, seed=seed, step=half(step, 1))
-        if self._held_out is None or not len(self._held_out):
+        if self.held_out is None or not len(self.held_out):
             return Taught(student, True, "no private hold-out to judge by", verdicts, public)
-        decision = keep_better(classifier, student, self._held_out, self._needed_private().prior())
+        decision = keep_better(classifier, student, self.held_out, self._needed_private().prior())
         return Taught(student if decision.kept else classifier, decision.kept, decision.reason, verdicts, public)
 
     def fit_generator(

@@ -24,6 +24,7 @@ from ..errors import (
 )
 from ..knowledge import metrics
 from ..knowledge.classes import aligned_logits, check_added, grown
+from ..knowledge.data import Dataset
 from ..knowledge.models import logits
 from ..knowledge.personal import personal_logits
 from ..knowledge.space import Space
@@ -77,6 +78,9 @@ class Host(Protocol):
 
     @property
     def prior(self) -> np.ndarray | None: ...
+
+    @property
+    def held_out(self) -> Dataset | None: ...
 
     def candidates(self) -> list[Candidate]: ...
 
@@ -194,10 +198,10 @@ class TaskService:
         return route(ability, classes, self._host.candidates(), where=where, failed=failed)
 
     async def _perform(self, task: Served) -> dict[str, Any]:
-        skills, prior, space = self._skills(), self._host.prior, self._host.space
+        skills, space = self._skills(), self._host.space
 
         def work() -> dict[str, Any]:
-            return _compute(task, skills, space) | _personal(task, skills, space, prior)
+            return _compute(task, skills, space) | _personal(task, skills, self._host)
 
         return await self._host.lane.serve(work)
 
@@ -233,16 +237,16 @@ def _compute(task: Served, skills: Skills, space: Space) -> dict[str, Any]:
     return {"logits": pack_array(said), "added": list(added)}
 
 
-def _personal(task: Served, skills: Skills, space: Space, prior: np.ndarray | None) -> dict[str, Any]:
+def _personal(task: Served, skills: Skills, host: Host) -> dict[str, Any]:
     """What the personal head says, where it is asked: for this device's own user."""
-    if prior is None or isinstance(task, Generate):
+    prior = host.prior
+    if prior is None or isinstance(task, Generate) or (isinstance(task, Classify) and task.head == "global"):
         return {}
+    before = skills.classifier_before
+    taught = before if isinstance(task, Evaluate) and task.version == "before" else skills.classifier
+    said = personal_logits(taught, before, task.images, host.space, prior=prior, held_out=host.held_out)
     if isinstance(task, Evaluate):
-        taught = skills.classifier if task.version == "now" else skills.classifier_before
-        return {"personal": pack_array(personal_logits(taught, skills.classifier_before, task.images, space))}
-    if task.head == "global":
-        return {}
-    said = personal_logits(skills.classifier, skills.classifier_before, task.images, space)
+        return {"personal": pack_array(said)}
     return {"logits": pack_array(metrics.with_prior(said, prior[: said.shape[1]]).astype(np.float32))}
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from meshlore.errors import Refused
+from meshlore.knowledge.data import Dataset
 from meshlore.knowledge.space import Space
 from meshlore.node.lane import Lane
 from meshlore.node.router import Candidate, Competence
@@ -47,6 +48,7 @@ class FakeHost:
     asked: list = field(default_factory=list)
     space: Space = SPACE
     prior: np.ndarray | None = None
+    held_out: Dataset | None = None
 
     @property
     def shown_skills(self):

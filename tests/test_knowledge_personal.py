@@ -1,10 +1,12 @@
-"""The personal head: the mean of what the mesh taught and of what the private data taught."""
+"""The personal head: what the mesh taught and, where it is sound, what the private data taught."""
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from meshlore.knowledge.data import Dataset
 from meshlore.knowledge.personal import mixed, personal_logits
 from meshlore.knowledge.space import Space
 
@@ -22,15 +24,27 @@ class Says(torch.nn.Module):
         return self.logits.expand(len(images), -1)
 
 
-def test_who_is_sure_outvotes_who_is_not():
+def asked(taught: Says, untaught: Says, held_out: list[int], mix: tuple[float, float] = (0.5, 0.5)) -> np.ndarray:
+    """What is said of samples by a device whose private samples of the labels ``held_out`` nobody trained on."""
+    home = Dataset(SPACE, np.zeros((len(held_out), 1, 8, 8), np.uint8), np.array(held_out, np.int64))
+    return personal_logits(taught, untaught, IMAGES, SPACE, prior=np.array(mix), held_out=home).argmax(axis=1)
+
+
+def test_both_are_asked_where_the_untaught_one_is_sound_and_who_is_sure_outvotes_who_is_not():
     unsure, sure = Says(0.2, 0.0), Says(0.0, 4.0)
-    assert (personal_logits(unsure, sure, IMAGES, SPACE).argmax(axis=1) == 1).all()
-    assert (personal_logits(sure, unsure, IMAGES, SPACE).argmax(axis=1) == 1).all()
+    assert (asked(unsure, sure, [1, 1], mix=(0, 1)) == 1).all()
+    assert (asked(sure, unsure, [0, 0], mix=(1, 0)) == 1).all()
+
+
+@pytest.mark.parametrize(("held_out", "mix"), [([1, 0], (0.5, 0.5)), ([1, 1], (0.5, 0.5)), ([], (0.5, 0.5))])
+def test_an_untaught_one_that_errs_or_was_not_seen_on_all_its_classes_is_not_asked(held_out, mix):
+    assert (asked(Says(0.2, 0.0), Says(0.0, 4.0), held_out, mix) == 0).all()
 
 
 def test_a_device_that_nobody_taught_says_what_it_says():
     alone = Says(0.5, -0.5)
-    assert (personal_logits(alone, alone, IMAGES, SPACE) == np.array([0.5, -0.5], np.float32)).all()
+    said = personal_logits(alone, alone, IMAGES, SPACE, prior=np.array([0.5, 0.5]), held_out=None)
+    assert (said == np.array([0.5, -0.5], np.float32)).all()
 
 
 @given(LOGITS, LOGITS)

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from fake_host import BRIGHT, DARK, IMAGES, Brightness, FakeHost, Painter
+from fake_host import BRIGHT, DARK, IMAGES, SPACE, Brightness, FakeHost, Painter
 from meshlore.codec import pack, pack_array, unpack_array
 from meshlore.errors import DeadlineExceeded, InvalidTask, NoCapableNode, PeerGone, PeerTimeout, Refused
+from meshlore.knowledge.data import Dataset
 from meshlore.knowledge.space import Space
 from meshlore.node.lane import Lane
 from meshlore.node.service import CHUNK_BYTES, LOCAL_CHUNK, TaskService
@@ -233,7 +234,10 @@ async def test_the_personal_head_knows_the_own_class_mix_and_is_for_this_devices
     host.peers["ben"] = (0.9, served)
     with pytest.raises(InvalidTask, match="no personal head"):
         await submit(host, Classify(IMAGES, head="personal"))
-    host.prior = np.array([0.9, 0.1])  # what the mesh taught and what it knew alone disagree: the mix decides
+    host.prior = np.array([0.9, 0.1])
+    assert (await submit(host, Classify(IMAGES, head="personal")))[0].labels == ("a", "b", "b"), "as it was taught"
+    # what the mesh taught and what it knows alone disagree, and the latter is sound: the mix decides
+    host.held_out = Dataset(SPACE, np.stack([DARK, BRIGHT]), np.array([1, 0]))
     result, _ = await submit(host, Classify(IMAGES, head="personal"))
     assert (result.labels, result.answer.node) == (("a", "a", "a"), "home")
     assert (await submit(host, Evaluate(IMAGES, [0, 0, 0])))[0].personal == 1.0
