@@ -267,10 +267,8 @@ class Learner:
         """Go on learning with ``more`` among the private data, beside all that is trusted."""
         classifier = skills.classifier
         private = more if self._train is None else concatenate([self._train, more])
-        lessons = self._lessons(own, foreign, self.weigh(foreign, standing))
-        settings = replace(self._distil_settings(), private_batch=64)
-        if steps:
-            settings = replace(settings, steps=steps)
+        lessons, settings = self._lessons(own, foreign, self.weigh(foreign, standing)), self._distil_settings()
+        settings = replace(settings, private_batch=64, steps=steps or settings.steps)
         alone = skills.classifier_before
         untaught = self._fit(alone, private, steps=settings.steps, seed=self.seed, step=half(step, 0))
         if len(lessons):
