@@ -77,6 +77,7 @@ class CountedConnection(IRawConnection):  # type: ignore[misc]
         self._ahead = b""
         self._place = 0
         self.pay: Pay | None = None
+        self.left: Callable[[], None] | None = None
         self.is_initiator = raw.is_initiator
         count.sent += NEGOTIATION_BYTES
         count.received += NEGOTIATION_BYTES
@@ -97,6 +98,8 @@ class CountedConnection(IRawConnection):  # type: ignore[misc]
         self._count.sent += len(data)
 
     async def close(self) -> None:
+        if self.left is not None:
+            self.left()
         await self._raw.close()
 
     def get_remote_address(self) -> tuple[str, int] | None:
@@ -162,7 +165,7 @@ class Door:
     def welcome(self, peer_id: str, certificate: Certificate, connection: CountedConnection) -> None:
         self.certificates[peer_id] = certificate
         self.connections[peer_id] = [*self.connections.get(peer_id, []), connection][-MAX_CONNECTIONS_PER_PEER:]
-        connection.pay = partial(self.pay, peer_id)
+        connection.pay, connection.left = partial(self.pay, peer_id), partial(self._left, peer_id, connection)
         if not connection.is_initiator and (remote := connection.get_remote_address()):
             self._strangers.take(remote[0], time.monotonic(), cost=-1.0)
 
@@ -185,9 +188,14 @@ class Door:
         for peer_id in list(self.connections):
             await self.close(peer_id)
 
-    def forget(self, peer_id: str) -> None:
-        self.certificates.pop(peer_id, None)
-        self.connections.pop(peer_id, None)
+    def _left(self, peer_id: str, connection: CountedConnection) -> None:
+        """One connection ends; the peer is forgotten with its last, as its next may be upgrading meanwhile."""
+        rest = [other for other in self.connections.get(peer_id, []) if other is not connection]
+        if rest:
+            self.connections[peer_id] = rest
+        else:
+            self.certificates.pop(peer_id, None)
+            self.connections.pop(peer_id, None)
 
 
 class MemberNoise(NoiseTransport):  # type: ignore[misc]

@@ -244,7 +244,6 @@ class TrioHost:
     def note_disconnected(self, peer_id: str) -> None:
         if self._swarm.get_connections(id_of(peer_id)):
             return
-        self._door.forget(peer_id)
         self._relay.disconnected(peer_id)
         self._calls.pop(peer_id, None)
         self._locks.pop(peer_id, None)

@@ -18,8 +18,9 @@ from libp2p.security.security_multistream import SecurityMultistream
 from libp2p.transport.tcp.tcp import TCP
 from meshlore.codec import pack
 from meshlore.errors import InviteError, PeerError, Unreachable
-from meshlore.mesh.admission import MAX_MESSAGE_BYTES
+from meshlore.mesh.admission import MAX_MESSAGE_BYTES, CountedConnection, Door
 from meshlore.mesh.bridge import Bridge
+from meshlore.mesh.guard import Guard
 from meshlore.mesh.host import Libp2pTransport
 from meshlore.mesh.join import join_mesh
 from meshlore.mesh.transport import TransportLimits
@@ -199,3 +200,28 @@ async def test_an_expired_invite_is_refused_before_anybody_is_dialled(founder: t
     invite = book.create([f"/ip4/127.0.0.1/tcp/9/p2p/{credentials.peer_id}"], ["node"], time.time() - 1000, 60)
     with pytest.raises(InviteError, match="expired"):
         await join_mesh(invite, Identity.generate(), "new")
+
+
+def test_the_late_end_of_an_old_connection_does_not_take_the_name_from_the_next(new_member: NewMember) -> None:
+    ann, ben = new_member("ann"), new_member("ben")
+    door = Door(ann, TransportLimits(), None, Guard())
+    peer_id = ben.identity.peer_id
+
+    class Socket:
+        is_initiator = True
+
+        async def close(self) -> None: ...
+
+    async def come_and_go() -> None:
+        old, new = (CountedConnection(Socket(), door.count) for _ in range(2))  # type: ignore[arg-type]
+        door.welcome(peer_id, ben.certificate, old)
+        await door.close(peer_id)
+        assert peer_id not in door.certificates
+        door.welcome(peer_id, ben.certificate, new)
+        await old.close()
+        assert door.certificates[peer_id] == ben.certificate
+        await new.close()
+        assert peer_id not in door.certificates
+        assert not door.connections
+
+    trio.run(come_and_go)
