@@ -34,6 +34,7 @@ ANSWERS_FIT = 0.35, 0.6  # shares of answers that are the label, for weight 0 an
 STANDS = 0.25, 0.45  # shares of an author's samples that stand, for weight 0 and for 1
 ROUGHEST = 0.8  # 1 where neighbouring pixels have nothing in common; digits .5, photographs below
 DECIDED = 0.5  # witnesses' worth of testimony that settles a class
+CERTAIN = 0.9  # what one witness must say for a class of a caught liar to be learned
 MOST_SAID = 3.0  # of one author about another: many classes are not many witnesses
 
 
@@ -150,7 +151,8 @@ def _verdict(cells: Cells, place: int, trusted: NDArray[np.bool_], doubtful: boo
         stands = (net > -DECIDED) & ~copied
         why = "nobody else shows its classes" if not cells.says[mine].any() else ""
     else:
-        stands = (net >= DECIDED) & ~copied
+        # many who half agree prove nothing: of a mixture of classes some samples fit whatever it is called
+        stands = (net >= DECIDED) & (heard.max(axis=1, initial=0.0) >= CERTAIN) & ~copied
         why = ""
     size = np.minimum(cells.count[mine], 64).astype(np.float64)
     share = float((size * stands).sum() / size.sum())

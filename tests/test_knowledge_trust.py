@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from meshlore.knowledge import testimony
+from meshlore.knowledge import testimony, trust
 from meshlore.knowledge.condense import CondenseSettings, condense
 from meshlore.knowledge.data import Dataset
 from meshlore.knowledge.evidence import Cloud, Reach, clouds, reach
@@ -270,3 +270,20 @@ def test_a_class_that_privacy_drowned_is_no_evidence_against_others() -> None:
         assert (about_eights < -0.5).all() == speaks
         about_noisy = cells.says[(cells.owner == 0) & (cells.label == 8), 1]
         assert about_noisy.item() < -0.5
+
+
+def test_what_a_caught_liar_shows_is_learned_only_where_a_believed_witness_is_certain() -> None:
+    half_agreed, certain, denied = [0, 0.6, 0.6, 0], [0, 1, 0, 0], [-1, -1, -1, 0]
+    cells = testimony.Cells(
+        authors=(testimony.HOME, "ann", "ben", "eve"),
+        owner=np.array([1, 1, 2, 2, 3, 3, 3]),
+        label=np.array([0, 1, 0, 1, 0, 1, 2]),
+        count=np.full(7, 40),
+        says=np.array([[0, 0, 1, 0]] * 2 + [[0, 1, 0, 0]] * 2 + [half_agreed, certain, denied], np.float32),
+        shown=np.ones((7, 4), bool),
+        copied_from=np.full(7, -1),
+        renamed=np.zeros(7, bool),
+    )
+    verdicts = trust._judge(cells, {})
+    assert verdicts["ann"].refuted == verdicts["ben"].refuted == frozenset()
+    assert verdicts["eve"].refuted == {0, 2}
