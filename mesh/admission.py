@@ -25,6 +25,8 @@ from functools import partial
 from typing import Any
 
 import trio
+
+from . import upstream  # isort: skip
 from libp2p.abc import IRawConnection, ISecureConn
 from libp2p.connection_types import ConnectionType
 from libp2p.crypto.keys import KeyPair
@@ -79,6 +81,7 @@ class CountedConnection(IRawConnection):  # type: ignore[misc]
         self.pay: Pay | None = None
         self.left: Callable[[], None] | None = None
         self.is_initiator = raw.is_initiator
+        upstream.prompt_writes(raw)
         count.sent += NEGOTIATION_BYTES
         count.received += NEGOTIATION_BYTES
 

@@ -18,10 +18,10 @@ import trio
 from libp2p.abc import INetStream
 
 from ..errors import DecodeError, PeerTimeout, Refused
-from .calls import FrameStream
 from .dispatch import ERROR, body_of, error_frame
 from .frames import CHUNK_BYTES, Frame
 from .partials import Partial, check_name
+from .streams import FrameStream
 
 CREDIT_BYTES = 1 << 20
 STALL_S = 10.0

@@ -103,38 +103,67 @@ class Bridge:
             Cancelled: the asyncio side cancelled it.
             Exception: whatever the function raises.
         """
-        done = trio.Event()
+        ended = trio.Event()
         task: asyncio.Task[T] | None = None
-        abandoned = False
 
-        def start() -> None:
+        def note(it: asyncio.Task[T]) -> None:
             nonlocal task
-            if abandoned:
-                return
-            task = self._loop.create_task(function(*args))
-            task.add_done_callback(finished)
+            task = it
+            ended.set()
 
-        def finished(ended: asyncio.Task[T]) -> None:
-            if not ended.cancelled():
-                ended.exception()
-            with suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(done.set)
-
-        def abandon() -> None:
-            nonlocal abandoned
-            abandoned = True
-            if task is not None:
-                task.cancel()
-
-        self.post(start)
+        cancel = self.begin_asyncio(note, function, *args)
         try:
-            await done.wait()
+            await ended.wait()
         except trio.Cancelled:
-            self.post(abandon)
+            cancel()
             raise
         if task is None or task.cancelled():
             raise Cancelled("the answer was cancelled")
         return task.result()
+
+    def begin_asyncio(
+        self,
+        note: Callable[[asyncio.Task[T]], object],
+        function: Callable[..., Coroutine[Any, Any, T]],
+        *args: Any,
+    ) -> Callable[[], None]:
+        """Start an asyncio function from trio, without a trio task that waits for it.
+
+        ``note`` is called in the trio thread with the asyncio task when that is done, unless the bridge stops before.
+
+        Returns:
+            What cancels it.
+        """
+        task: asyncio.Task[T] | None = None
+
+        def start() -> None:
+            nonlocal task
+            task = self._loop.create_task(function(*args))
+            task.add_done_callback(ended)
+
+        def ended(done: asyncio.Task[T]) -> None:
+            if not done.cancelled():
+                done.exception()  # retrieved, so that asyncio does not report it as lost
+            with suppress(Cancelled):
+                self.soon(note, done)
+
+        def cancel() -> None:
+            if task is not None:
+                task.cancel()
+
+        self.post(start)
+        return lambda: self.post(cancel)
+
+    def soon(self, function: Callable[..., object], *args: Any) -> None:
+        """Run a plain function soon in the trio thread, from any thread. It must not raise.
+
+        Raises:
+            Cancelled: the bridge is stopped.
+        """
+        try:
+            self._token.run_sync_soon(function, *args)
+        except trio.RunFinishedError:
+            raise _stopped() from None
 
     def post(self, function: Callable[..., object], *args: Any) -> None:
         """Run a plain function soon on the asyncio loop, from any thread; dropped if the loop is closed."""

@@ -31,8 +31,8 @@ class Dispatcher:
         self._limits = limits
         self._in_flight: Counter[str] = Counter()
 
-    async def answer(self, caller: Caller, request: Frame) -> Frame:
-        """The answer frame to a request frame; never raises but for cancellation."""
+    async def answer(self, caller: Caller, request: Frame) -> bytes:
+        """The answer to a request, as the frame that travels; never raises but for cancellation."""
         if (
             self._in_flight.total() >= self._limits.requests_in_flight
             or self._in_flight[caller.peer_id] >= self._limits.requests_per_peer
@@ -47,24 +47,23 @@ class Dispatcher:
             return self._refused(request, caller, error)
         except Exception:
             log.exception("the handler of %r failed", request.kind)
-            return error_frame(request.id, Refused("the peer failed to answer", code="internal"))
+            return encode(error_frame(request.id, Refused("the peer failed to answer", code="internal")))
         finally:
             self._in_flight[caller.peer_id] -= 1
             if not self._in_flight[caller.peer_id]:
                 del self._in_flight[caller.peer_id]
 
-    def _refused(self, request: Frame, caller: Caller, error: MeshloreError) -> Frame:
+    def _refused(self, request: Frame, caller: Caller, error: MeshloreError) -> bytes:
         self._guard.refuse("request", error, caller.peer_id)
-        return error_frame(request.id, error)
+        return encode(error_frame(request.id, error))
 
 
-def _sendable(reply: Frame) -> Frame:
+def _sendable(reply: Frame) -> bytes:
     """The reply, or why it cannot be sent, which is not the caller's fault."""
     try:
-        encode(reply)
+        return encode(reply)
     except DecodeError as error:
-        return error_frame(reply.id, error)
-    return reply
+        return encode(error_frame(reply.id, error))
 
 
 def error_frame(request_id: int, error: MeshloreError) -> Frame:

@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import itertools
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -14,19 +16,20 @@ from typing import TypeVar
 
 from multiaddr import Multiaddr
 
-from ..errors import Cancelled, ConfigError, Unreachable
+from ..errors import Cancelled, ConfigError, MeshloreError, PeerTimeout, Unreachable
 from ..security.membership import Certificate, Credentials
 from .admission import Door, JoinAnswerer
 from .bridge import Bridge
+from .calls import Reply, Request
 from .dispatch import Dispatcher, body_of
 from .failures import root_cause
-from .frames import Frame
+from .frames import MAX_ID, Frame, encode
 from .guard import Guard
 from .interfaces import dialable
 from .messages import peer_id_in
 from .partials import Partial
 from .transport import Body, Caller, Service, Traffic, TransportLimits
-from .trio_host import CIRCUIT, TrioHost, not_connected
+from .trio_host import CIRCUIT, TrioHost, not_connected, short
 
 LOOPBACK = ("/ip4/127.0.0.1/tcp/0",)
 LONGEST_STOP_S = 2.0
@@ -61,6 +64,7 @@ class Libp2pTransport:
         self._bridge = Bridge()
         self._connected: set[str] = set()
         self._circuits: dict[str, list[str]] = {}
+        self._request_ids = itertools.cycle(range(1, MAX_ID + 1))
         self._host: TrioHost | None = None
         self._running: asyncio.Task[None] | None = None
 
@@ -171,8 +175,23 @@ class Libp2pTransport:
         return certificate
 
     async def request(self, peer_id: str, kind: str, body: Body, *, timeout_s: float) -> Body:
-        answer = await self._call(self._live_host().request, peer_id, kind, body, timeout_s)
-        return body_of(answer)
+        host, number = self._live_host(), next(self._request_ids)
+        answer: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
+        settle = functools.partial(self._bridge.post, _settle, answer)
+        request = Request(number, encode(Frame(kind, number, body)), settle)
+        try:
+            self._bridge.soon(host.ask, peer_id, request)
+            async with asyncio.timeout(timeout_s):
+                return body_of(await answer)
+        except TimeoutError:
+            message = f"{short(peer_id)} did not answer {kind!r} within {timeout_s:g} s"
+            raise PeerTimeout(message, "try another peer") from None
+        except Cancelled as error:
+            raise Unreachable(error.message) from None
+        finally:
+            if answer.cancelled():
+                with suppress(Cancelled):
+                    self._bridge.soon(host.give_up, request)
 
     async def fetch(
         self, peer_id: str, name: str, *, size_limit_bytes: int, timeout_s: float, partial: Partial | None = None
@@ -215,8 +234,11 @@ class _Crossing:
         self._bridge, self._service, self._face = bridge, service, face
         self._dispatcher = Dispatcher(service, limits, face.guard)
 
-    async def answer(self, caller: Caller, request: Frame) -> Frame:
-        return await self._bridge.call_asyncio(self._dispatcher.answer, caller, request)
+    def answer(self, caller: Caller, request: Frame, reply: Reply) -> Callable[[], None]:
+        def note(task: asyncio.Task[bytes]) -> None:
+            reply(None if task.cancelled() or task.exception() else task.result())
+
+        return self._bridge.begin_asyncio(note, self._dispatcher.answer, caller, request)
 
     async def read_blob(self, name: str) -> bytes | None:
         return await self._bridge.call_asyncio(self._read, name)
@@ -239,3 +261,12 @@ def _parse(address: str) -> Multiaddr:
             f"{address[:120]!r} is not a multiaddress ({error})",
             "like /ip4/192.168.1.7/tcp/4001/p2p/12D3Koo…",
         ) from None
+
+
+def _settle(answer: asyncio.Future[Frame], outcome: Frame | MeshloreError) -> None:
+    if answer.done():
+        return
+    if isinstance(outcome, Frame):
+        answer.set_result(outcome)
+    else:
+        answer.set_exception(outcome)

@@ -223,7 +223,7 @@ class MemoryTransport:
         self._received += len(data)
         certificate = self._certificates[caller]
         member = Caller(caller, certificate.name, certificate.roles)
-        reply = encode(await self._dispatcher.answer(member, _decode(data)))
+        reply = await self._dispatcher.answer(member, _decode(data))
         self._sent += len(reply)
         return reply
 

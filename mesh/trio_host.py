@@ -25,7 +25,7 @@ from ..errors import DecodeError, MeshloreError, NotAMember, PeerGone, PeerTimeo
 from ..security.limits import WaitingRoom
 from .admission import Door, MemberNoise
 from .blobs import CREDIT_BYTES, receive_blob, send_blob
-from .calls import Calls, FrameStream, serve_calls
+from .calls import Calls, Reply, Request, serve_calls
 from .failures import dial_failure, root_cause
 from .frames import CHUNK_BYTES, Frame
 from .interfaces import dialable
@@ -33,7 +33,8 @@ from .messages import TEACHERS, peer_id_in
 from .partials import Partial
 from .reasons import Reason
 from .relay import HOP, Relay, RelayLimits
-from .transport import Body, Caller, TransportLimits
+from .streams import FrameStream
+from .transport import Caller, TransportLimits
 
 CALLS = TProtocol("/meshlore/calls/1")
 BLOBS = TProtocol("/meshlore/blobs/1")
@@ -45,7 +46,8 @@ TOO_MUCH = DecodeError("a connection with more streams or unread bytes than any 
 class Owner(Protocol):
     """The asyncio side, as the trio side sees it; every method may be called from the trio thread."""
 
-    async def answer(self, caller: Caller, request: Frame) -> Frame: ...
+    def answer(self, caller: Caller, request: Frame, reply: Reply) -> Callable[[], None]:
+        """As `calls.StartAnswer`."""
 
     async def read_blob(self, name: str) -> bytes | None: ...
 
@@ -90,6 +92,7 @@ class TrioHost:
             try:
                 await self._stopping.wait()
             finally:
+                self._stopping.set()
                 await upstream.close(self._libp2p, CLOSE_TIMEOUT_S)
                 await self._door.close_all()
                 self._nursery.cancel_scope.cancel()
@@ -147,11 +150,32 @@ class TrioHost:
         with trio.move_on_after(CLOSE_TIMEOUT_S), suppress(Exception):
             await self._swarm.close_peer(id_of(peer_id))
 
-    async def request(self, peer_id: str, kind: str, body: Body, timeout_s: float) -> Frame:
-        with trio.move_on_after(timeout_s):
+    def ask(self, peer_id: str, request: Request) -> None:
+        """Send a request; it is settled when the answer comes or cannot come. Its deadline is the asker's."""
+        calls = self._calls.get(peer_id)
+        if self._stopping.is_set():
+            request.settle(not_connected(peer_id))
+        elif calls is not None and calls.open:
+            calls.ask(request)
+        else:
+            self._nursery.start_soon(self._ask_anew, peer_id, request)
+
+    def give_up(self, request: Request) -> None:
+        """Nobody waits for this answer any more."""
+        request.given_up = True
+        if request.calls is not None:
+            request.calls.give_up(request)
+
+    async def _ask_anew(self, peer_id: str, request: Request) -> None:
+        try:
             calls = await self._calls_to(peer_id)
-            return await calls.call(kind, body)
-        raise PeerTimeout(f"{short(peer_id)} did not answer {kind!r} within {timeout_s:g} s", "try another peer")
+        except MeshloreError as error:
+            request.settle(error)
+        except trio.Cancelled:
+            request.settle(not_connected(peer_id))
+            raise
+        else:
+            calls.ask(request)
 
     async def fetch(self, peer_id: str, name: str, size_limit_bytes: int, timeout_s: float, partial: Partial) -> bytes:
         def count(size: int) -> None:
@@ -175,8 +199,8 @@ class TrioHost:
         async with self._locks.setdefault(peer_id, trio.Lock()):
             calls = self._calls.get(peer_id)
             if calls is None or not calls.open:
-                calls = self._calls[peer_id] = Calls(FrameStream(await self._open(peer_id, CALLS)))
-                self._nursery.start_soon(calls.read_answers)
+                calls = self._calls[peer_id] = Calls(await self._open(peer_id, CALLS))
+                self._nursery.start_soon(calls.run)
             return calls
 
     async def _open(self, peer_id: str, protocol: TProtocol) -> INetStream:

@@ -1,4 +1,4 @@
-"""Every workaround for py-libp2p 0.8.1, in one file, each with its reason.
+"""Every workaround for py-libp2p 0.8.1, each with its reason; those for its Yamux are in `yamux`, and shown here too.
 
 `tests/test_mesh_upstream.py` fails when upstream no longer needs one, so that it can go.
 Import this before any other part of libp2p: importing libp2p sets log levels, and we set ours after.
@@ -13,11 +13,11 @@ from typing import Any
 
 import libp2p
 import trio
-from libp2p.abc import IHost, IMuxedConn, INetConn, INetStream, ISecureConn
+from libp2p.abc import IHost, IMuxedConn, INetConn, INetStream, IRawConnection, ISecureConn
 from libp2p.crypto.keys import KeyPair
 from libp2p.custom_types import TProtocol
 from libp2p.io.abc import ReadWriteCloser
-from libp2p.io.exceptions import ConnectionClosedError
+from libp2p.io.trio import TrioTCPStream
 from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.peer.id import ID
@@ -28,16 +28,25 @@ from libp2p.stream_muxer.yamux import yamux
 from multiaddr import Multiaddr
 
 from ..security.limits import WaitingRoom
+from .yamux import (
+    MAX_STREAMS,
+    MAX_UNREAD_BYTES,
+    MeshYamux,
+    PromptLock,
+    patch_yamux,
+    read_some,
+    shielded,
+    widen,
+    write_all,
+)
 
 log = logging.getLogger("meshlore.mesh")
 
-WRITE_TIMEOUT_S = 10.0
 UPGRADE_TIMEOUT_S = 3.0
 NEGOTIATION_TIMEOUT_S = 5.0
-MAX_NOISE_PLAINTEXT = 65535 - 16
-MAX_STREAMS = 64
-MAX_UNREAD_BYTES = 16 << 20
 __all__ = [
+    "MAX_STREAMS",
+    "MAX_UNREAD_BYTES",
     "NOISE",
     "MeshYamux",
     "accept_with",
@@ -47,97 +56,18 @@ __all__ = [
     "new_host",
     "open_stream",
     "patch_yamux",
+    "prompt_writes",
+    "read_some",
     "safe_handler",
     "shielded",
     "widen",
+    "write_all",
 ]
 StreamHandler = Callable[[INetStream], Awaitable[None]]
 
 # importing libp2p turns its loggers on; expected network failures are reported by us, once
 for _name in ("libp2p", "async_service", "root", "multiaddr"):
     logging.getLogger(_name).setLevel(logging.CRITICAL)
-
-
-def shielded(timeout_s: float) -> trio.CancelScope:
-    """Shields what is inside from cancellation, for at most this long."""
-    return trio.CancelScope(deadline=trio.current_time() + timeout_s, shield=True)
-
-
-class _BoundedStreams(dict[int, Any]):
-    """The open streams of one connection."""
-
-    def __init__(self, on_full: Callable[[], None]) -> None:
-        super().__init__()
-        self._on_full = on_full
-
-    def __setitem__(self, stream_id: int, stream: Any) -> None:
-        if stream_id not in self and len(self) >= MAX_STREAMS:
-            self._on_full()
-            raise trio.BrokenResourceError(f"more than {MAX_STREAMS} streams")  # one that upstream ends for
-        super().__setitem__(stream_id, stream)
-
-
-class MeshYamux(yamux.Yamux):  # type: ignore[misc]
-    """Yamux whose writes and failures stay within one connection, and that takes no more memory than agreed."""
-
-    on_excess: Callable[[str], None] = staticmethod(lambda _peer_id: None)
-    """Told of the peer whose connection ends because it opened or sent too much; `new_host` sets it."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        # upstream accepts any number of streams
-        self.streams = _BoundedStreams(lambda: self.on_excess(str(self.peer_id)))
-
-    async def _read_data_body(self, length: int) -> bytes:
-        # upstream keeps what exceeds a window, so a stream that nobody reads could fill the memory
-        if length + sum(map(len, self.stream_buffers.values())) > MAX_UNREAD_BYTES:
-            self.on_excess(str(self.peer_id))
-            self.event_shutting_down.set()
-            await self._cleanup_on_error()
-            raise ConnectionClosedError(f"more than {MAX_UNREAD_BYTES} bytes unread", transport="tcp")
-        data: bytes = await super()._read_data_body(length)
-        return data
-
-    async def _write_frame(self, data: bytes) -> None:
-        # a cancelled write leaves the Noise nonce and the framing out of step and poisons the connection,
-        # so a write is never cancelled: it ends by its deadline, and takes the connection with it
-        with shielded(WRITE_TIMEOUT_S) as scope:
-            async with self._write_lock:
-                await self.secured_conn.write(data)
-        if scope.cancelled_caught:
-            self.event_shutting_down.set()
-            with shielded(1):
-                await self.secured_conn.close()
-            raise ConnectionClosedError("the peer stopped reading", transport="tcp")
-        await trio.lowlevel.checkpoint_if_cancelled()
-
-    async def start(self) -> None:
-        # whatever a connection's own loop raises would end the whole swarm
-        try:
-            await super().start()
-        except Exception as error:
-            log.debug("connection to %s failed: %r", self.peer_id, error)
-            with shielded(1):
-                await self._cleanup_on_error()
-
-
-async def _credit_by_half_windows(self: Any, *, bytes_read: int = 0) -> None:
-    # upstream sends a WINDOW_UPDATE for almost every read; like go-yamux, only when half is consumed
-    self._pending_recv_release = 0
-    buffered = len(self.conn.stream_buffers.get(self.stream_id, b""))
-    delta = self.target_recv_window - (self.recv_window + buffered)
-    if delta <= 0 or delta < self.target_recv_window // 2:
-        return
-    self.recv_window += delta
-    delta += self._apply_autotune_epoch(buffered)
-    await self.send_window_update(delta, skip_lock=True)
-
-
-def patch_yamux() -> None:
-    """Patches that no subclass can carry, because Yamux makes its streams by a module's global name."""
-    yamux.YamuxStream._auto_tune_and_send_window_update = _credit_by_half_windows
-    # a full frame plus its header is just longer than one Noise message and was sent as two
-    yamux.MAX_MESSAGE_SIZE = MAX_NOISE_PLAINTEXT
 
 
 def new_host(
@@ -234,6 +164,13 @@ def accept_with(host: IHost, admit: Callable[[str], bool], room: WaitingRoom) ->
     swarm._do_handle_inbound_connection = handle
 
 
+def prompt_writes(connection: IRawConnection) -> None:
+    """Upstream takes a lock around each write to a socket, and even a free one costs a turn of the scheduler."""
+    stream = getattr(connection, "stream", None)
+    if isinstance(stream, TrioTCPStream):
+        stream.write_lock = PromptLock()
+
+
 async def dial(host: IHost, address: Multiaddr, peer_id: ID) -> INetConn:
     """Dial exactly this address.
 
@@ -309,19 +246,6 @@ async def open_stream(
     if stream is None:
         raise trio.TooSlowError("no stream")
     return stream
-
-
-async def widen(stream: INetStream, window_bytes: int) -> None:
-    """Let the peer send this much at once from the start, for a stream that will carry a lot.
-
-    A writer that meets a full window polls every 10 ms, and each window starts at 256 KiB.
-    """
-    muxed = stream.muxed_stream
-    delta = window_bytes - muxed.target_recv_window
-    if delta > 0:
-        muxed.target_recv_window = window_bytes
-        muxed.recv_window += delta
-        await muxed.send_window_update(delta)
 
 
 async def close(host: IHost, timeout_s: float) -> None:
