@@ -19,10 +19,10 @@ import torch
 from meshlore.knowledge import metrics
 from meshlore.knowledge.data import Dataset, concatenate
 from meshlore.knowledge.generator import FlowGenerator, fit_generator
+from meshlore.knowledge.generators import usual_steps
 from meshlore.knowledge.models import build_model, logits, to_tensor
 from meshlore.knowledge.training import FitSettings, Step, fit_classifier
 from meshlore.node.in_process import InProcessMesh
-from meshlore.node.learner import default_generator_steps
 from numpy.typing import NDArray
 from torch import nn
 
@@ -42,7 +42,7 @@ def generation(cell: Cell, step: Step) -> dict[str, Any]:
     spent, generator = asyncio.run(_taught_generator(problem))
     step(0.6)
     pooled_data = concatenate(problem.clients)
-    steps = default_generator_steps(problem.space)
+    steps = usual_steps(problem.space)
     pooled = fit_generator(pooled_data.images, pooled_data.labels, problem.space, steps=steps, seed=problem.seed)
     step(0.8)
     oracle = oracle_of(cell)

@@ -115,6 +115,8 @@ class EdgeNode:
         self.skills = await asyncio.to_thread(load_skills, self.state, self.learner)
         if self.state.journal.published == NOTHING:
             self.state.update(published="")
+        if self.state.journal.generator and self.skills is not None and self.skills.generator is None:
+            self.state.update(generator="", generator_before="", generator_taught_by=(), generator_learned_from=())
         journal = self.state.journal
         measured = {"classify": journal.classify, "generate": journal.generate, "load": 0, "added": list(journal.added)}
         try:
@@ -170,6 +172,12 @@ class EdgeNode:
         log.info("packet", author=entry.author_name, seq=entry.seq, size_bytes=len(data))
         self.tell(PacketArrived(entry))
 
+    def renew(self, credentials: Credentials) -> None:
+        """Go on with these; who is revoked by them is unlearned."""
+        self.credentials = credentials
+        self.library.renew(credentials)
+        self.tell(PeersChanged())
+
     async def fine_tune(self, task: FineTune, progress: Progress) -> FineTuned:
         """Queue a fine-tuning of this device's classifier and wait for its result."""
         if len(self._replies) >= MAX_FINE_TUNES:
@@ -215,6 +223,8 @@ class EdgeNode:
             refined=journal.refined,
             logits_due=journal.logits_due,
             generator_taught_by=frozenset(journal.generator_taught_by) if has_tried else None,
+            to_unlearn=self.cycle.unwelcome(journal.learned_from),
+            generator_to_unlearn=self.cycle.unwelcome(journal.generator_learned_from),
             missing=self.neighbourhood.missing(),
             peers=self.neighbourhood.views(),
             waited_s=time.monotonic() - self._waiting_since,

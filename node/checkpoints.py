@@ -10,7 +10,7 @@ import structlog
 from torch import nn
 
 from ..errors import StateError
-from ..knowledge.generator import FlowGenerator
+from ..knowledge.generators import Generator
 from ..knowledge.resuming import State
 from ..security.files import write_atomic
 from .learner import Learner
@@ -30,10 +30,13 @@ def save_skills(state: StateStore, old: Skills | None, new: Skills) -> dict[str,
         files = {id(getattr(old, kind)): getattr(state.journal, kind) for kind in KINDS}
     for kind in KINDS:
         model = getattr(new, kind)
-        if model is None or (old is not None and model is getattr(old, kind)):
+        if model is (None if old is None else getattr(old, kind)):
+            continue
+        if model is None:
+            changes[kind] = ""
             continue
         if id(model) not in files:
-            tensors = model.state() if isinstance(model, FlowGenerator) else model.state_dict()
+            tensors = model.state_dict() if isinstance(model, nn.Module) else model.state()
             files[id(model)] = state.save_checkpoint(kind.removesuffix("_before"), tensors)
         changes[kind] = files[id(model)]
     if "classifier" in changes:
@@ -56,8 +59,11 @@ def load_skills(state: StateStore, learner: Learner) -> Skills | None:
     def classifier(name: str) -> nn.Module:
         return learner.restore(state.load_checkpoint(name), space)
 
-    def generator(name: str) -> FlowGenerator | None:
-        return FlowGenerator.from_state(state.load_checkpoint(name), space) if name else None
+    def generator(name: str) -> Generator | None:
+        made = learner.generators.restore(state.load_checkpoint(name), space) if name else None
+        if name and made is None:
+            log.warning("the saved generator is of another kind than the settings say: it is trained anew")
+        return made
 
     skills = Skills(
         classifier(journal.classifier),

@@ -6,7 +6,7 @@ be published, and the actor makes it durable, then true.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -76,7 +76,11 @@ class Cycle:
             if isinstance(error, Cancelled) or not isinstance(action, Distil | TrainGenerator) or not action.packets:
                 raise
             log.exception("cannot learn from what others sent", action=type(action).__name__)
-            return self._set_aside(action, journal)
+            return self._set_aside(action, journal, skills)
+
+    def unwelcome(self, authors: Iterable[str]) -> frozenset[str]:
+        """Those that may teach no more: revoked, or without weight in the last weighing."""
+        return frozenset(a for a in authors if self._library.is_revoked(a) or not self._trusts(a))
 
     async def _do(self, action: Action, journal: Journal, skills: Skills | None) -> Outcome:
         match action:
@@ -90,8 +94,8 @@ class Cycle:
                 return await self._distil(action, journal, skills)
             case PublishLogits():
                 return await self._answer(_trained(skills))
-            case TrainGenerator(names):
-                return await self._generate(names, journal, _trained(skills))
+            case TrainGenerator():
+                return await self._generate(action, journal, _trained(skills))
             case Wait():
                 return Outcome()
 
@@ -134,10 +138,11 @@ class Cycle:
     async def _distil(self, action: Distil, journal: Journal, skills: Skills | None) -> Outcome:
         chosen, own = self._chosen(action.packets), self._library.own_samples()
         current = skills or self._untaught()
+        start = self._learner.unlearned(current) if action.anew else current.classifier
         taught = await self._lane.train(
             "distilling",
             lambda step: self._learner.distil(
-                current.classifier,
+                start,
                 own,
                 chosen,
                 journal.standing,
@@ -146,14 +151,20 @@ class Cycle:
             ),
         )
         self.trust = dict(taught.verdicts)
-        log.info("distilled", kept=taught.kept, because=taught.reason)
+        log.info("distilled", kept=taught.kept, because=taught.reason, anew=action.anew)
         # who was given no weight did neither good nor harm
         judged = {author for author, verdict in taught.verdicts.items() if verdict.weight > 0}
         fresh = {entry.author for entry in chosen if entry.name not in journal.taught_by} & judged
+        learned_from = set() if action.anew else set(journal.learned_from)
+        if taught.kept:
+            learned_from |= _authors(chosen) & judged
+        if action.anew:
+            current = replace(current, public=None)
         return Outcome(
             _skills_after(current, taught),
             {
                 "taught_by": tuple(sorted(action.packets)),
+                "learned_from": tuple(sorted(learned_from)),
                 "refined": _refined(journal, action),
                 "logits_due": self._learner.has_news(taught) and not action.refines,
                 "standing": _standing(journal.standing, fresh, kept=taught.kept),
@@ -174,26 +185,37 @@ class Cycle:
         answers = await self._lane.train("answering", lambda _step: self._learner.answer(shown.classifier, about))
         return Outcome(publication=answers, changes=changes)
 
-    async def _generate(self, names: frozenset[str], journal: Journal, skills: Skills) -> Outcome:
-        chosen = self._chosen(names)
+    async def _generate(self, action: TrainGenerator, journal: Journal, skills: Skills) -> Outcome:
+        chosen, start = self._chosen(action.packets), None if action.anew else skills.generator
         generator = await self._lane.train(
             "generating",
-            lambda step: self._learner.fit_generator(chosen, journal.standing, step),
+            lambda step: self._learner.fit_generator(chosen, journal.standing, step, start),
         )
-        before = skills.generator_before or (None if names else generator)
+        before = skills.generator_before or (None if action.packets else generator)
+        learned_from = _authors(chosen) | set(() if action.anew else journal.generator_learned_from)
         return Outcome(
             replace(skills, generator=generator, generator_before=before),
-            {"generator_taught_by": tuple(sorted(names))},
+            {
+                "generator_taught_by": tuple(sorted(action.packets)),
+                "generator_learned_from": tuple(sorted(author for author in learned_from if self._trusts(author))),
+            },
         )
 
-    def _set_aside(self, action: Distil | TrainGenerator, journal: Journal) -> Outcome:
+    def _set_aside(self, action: Distil | TrainGenerator, journal: Journal, skills: Skills | None) -> Outcome:
         names = tuple(sorted(action.packets))
         known = journal.taught_by if isinstance(action, Distil) else journal.generator_taught_by
         fresh = {entry.author for entry in self._chosen(action.packets) if entry.name not in known}
         changes: dict[str, Any] = {"standing": _standing(journal.standing, fresh, kept=False)}
         if isinstance(action, Distil):
-            return Outcome(changes=changes | {"taught_by": names, "refined": _refined(journal, action)})
-        return Outcome(changes=changes | {"generator_taught_by": names})
+            changes |= {"taught_by": names, "refined": _refined(journal, action)}
+            if not action.anew or skills is None:
+                return Outcome(changes=changes)
+            forgotten = replace(skills, classifier=self._learner.unlearned(skills), public=None)
+            return Outcome(forgotten, changes | {"learned_from": ()})
+        changes["generator_taught_by"] = names
+        if not action.anew or skills is None:
+            return Outcome(changes=changes)
+        return Outcome(replace(skills, generator=None), changes | {"generator_learned_from": ()})
 
     def _chosen(self, names: frozenset[str]) -> list[Entry]:
         return [entry for entry in self._library.of_others() if entry.name in names]
@@ -212,8 +234,13 @@ def _trained(skills: Skills | None) -> Skills:
     return skills
 
 
+def _authors(entries: Iterable[Entry]) -> set[str]:
+    """Of samples: what others only answered teaches nothing by itself."""
+    return {entry.author for entry in entries if isinstance(entry.packet, SamplePacket)}
+
+
 def _skills_after(current: Skills, taught: Taught) -> Skills | None:
-    if not taught.kept and taught.public is None:
+    if taught.classifier is current.classifier and taught.public is None:
         return None
     return replace(current, classifier=taught.classifier, public=taught.public or current.public)
 

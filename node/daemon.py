@@ -208,8 +208,7 @@ class Daemon:
         self._authority.wake()
 
     def _show(self, credentials: Credentials) -> None:
-        self._node.credentials = credentials
-        self._node.library.renew(credentials)
+        self._node.renew(credentials)
         self._transport.renew(credentials)
 
 

@@ -18,13 +18,12 @@ from torch import nn
 from ..errors import ModelError
 from ..knowledge import metrics
 from ..knowledge.answering import answer
-from ..knowledge.condense import CondenseSettings
 from ..knowledge.copies import Guard, distinct, everything
 from ..knowledge.data import Dataset, concatenate
 from ..knowledge.device import choose_device
 from ..knowledge.distil import DistilSettings, distil
 from ..knowledge.flow import FlowSettings
-from ..knowledge.generator import FlowGenerator, fit_generator
+from ..knowledge.generators import Flows, Generator, GeneratorKind, usual_steps
 from ..knowledge.growth import grown_classifier
 from ..knowledge.lessons import Lessons, assemble
 from ..knowledge.models import build_model, default_model, logits, to_tensor
@@ -36,6 +35,7 @@ from ..knowledge.space import Space
 from ..knowledge.training import Step, fit_classifier, half
 from ..knowledge.trust import Verdict, weigh
 from .competence import measured
+from .effort import classifier_steps, condensing, distilling
 from .library import Entry
 from .router import Competence
 from .settings import Learning
@@ -44,7 +44,6 @@ from .skills import Skills
 MORE_PRIVATE = 3
 COMPARED_DIMENSIONS = 20
 GUARDS: Mapping[str, Guard] = {"off": everything, "filter": distinct}
-MAX_SAMPLE_BYTES = 3 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -81,6 +80,7 @@ class Learner:
         private: all private samples; None for an anchor. A stratified part is held out to decide
             whether what the mesh taught is kept.
         guard: says which synthetic samples may leave the device.
+        generators: the kind of its generator; None: the compact one that the settings name.
         checkpoint: where condensing and generating go on when they were interrupted; None: they begin anew.
 
     Attributes:
@@ -101,6 +101,7 @@ class Learner:
         seed: int,
         *,
         guard: Guard = distinct,
+        generators: GeneratorKind | None = None,
         checkpoint: Checkpoint | None = None,
     ) -> None:
         self.space = space
@@ -114,6 +115,7 @@ class Learner:
         self._device = device = choose_device(settings.device)
         self._fit, self._distil = partial(fit_classifier, device=device), partial(distil, device=device)
         self._flow = FlowSettings.for_space(space, settings.generator)
+        self.generators = generators or Flows(self._flow, device)
         self._train: Dataset | None = None
         self.held_out: Dataset | None = None
         if private is not None:
@@ -167,6 +169,10 @@ class Learner:
             generator_before = skills.generator_before and skills.generator_before.grown(new)
         return Skills(classifier, before, generator, generator_before)
 
+    def unlearned(self, skills: Skills) -> nn.Module:
+        """Where a distillation begins that shall leave nothing of what others taught before."""
+        return skills.classifier_before
+
     def restore(self, tensors: Mapping[str, object], space: Space) -> nn.Module:
         """A classifier of ``space`` with saved weights. Raises ModelError when they are of another model."""
         classifier = build_model(self.model, space, self.seed)
@@ -186,14 +192,15 @@ class Learner:
 
     def train(self, step: Step) -> nn.Module:
         """The classifier of the private data alone."""
-        steps = self.settings.classifier_steps or default_classifier_steps(self.space)
+        steps = classifier_steps(self.settings, self.space)
         return self._fit(self.fresh(), self._needed_train(), steps=steps, seed=self.seed, step=step)
 
     def condense(self, step: Step) -> SamplePacket | None:
         """Synthetic samples for others, answers to follow; None when no class has enough real ones."""
         private = self._needed_private()
         make = SOURCES[self.settings.source]
-        settings = SourceSettings(self._condense_settings(), self._flow, self._generator_steps(), self._device)
+        how, steps = condensing(self.settings, self.space, self.guard), self.settings.generator_steps
+        settings = SourceSettings(how, self._flow, steps or usual_steps(self.space), self._device)
         samples = make(private, settings, seed=self.seed, step=step, checkpoint=self._checkpoint)
         if not len(samples):
             return None
@@ -286,16 +293,20 @@ class Learner:
         return Tuned(student, untaught, before, after, decision.before, decision.after, decision.kept)
 
     def fit_generator(
-        self, foreign: Sequence[Entry], standing: Mapping[str, float], step: Step
-    ) -> FlowGenerator | None:
-        """A generator of the private samples and of trusted ones; None when there is nothing to learn from."""
+        self, foreign: Sequence[Entry], standing: Mapping[str, float], step: Step, start: Generator | None = None
+    ) -> Generator | None:
+        """A generator of the private samples and of trusted ones; None when there is nothing to learn from.
+
+        Args:
+            start: the one to go on from, where its kind gains from that.
+        """
         shown = [entry for entry in foreign if isinstance(entry.packet, SamplePacket)]
         images, labels, weights = self._lessons(None, shown, self.weigh(foreign, standing)).as_samples(self.space)
         if self.private is not None:
             images = np.concatenate([self.private.images, images])
             labels = np.concatenate([self.private.labels, labels])
             weights = np.concatenate([np.ones(len(self.private), np.float32), weights])
-        return self._fit_generator(images, labels, weights, step)
+        return self._fit_generator(images, labels, weights, step, start)
 
     def competence(self, skills: Skills, own: Entry | None, foreign: Sequence[Entry]) -> Competence:
         """What is advertised: measured on the private hold-out, on own samples and on others'."""
@@ -345,41 +356,25 @@ class Learner:
         return assemble(packets, answers, trusted, self.space)
 
     def _fit_generator(
-        self, images: np.ndarray, labels: np.ndarray, weights: np.ndarray, step: Step
-    ) -> FlowGenerator | None:
+        self, images: np.ndarray, labels: np.ndarray, weights: np.ndarray, step: Step, start: Generator | None
+    ) -> Generator | None:
         if not len(labels):
             return None
-        return fit_generator(
+        return self.generators.fit(
             images,
             labels,
+            weights,
             self.space,
-            weights=weights,
-            settings=self._flow,
-            steps=self._generator_steps(),
+            start,
+            steps=self.settings.generator_steps,
             seed=self.seed,
             step=step,
             checkpoint=self._checkpoint,
-            device=self._device,
-        )
-
-    def _generator_steps(self) -> int:
-        return self.settings.generator_steps or default_generator_steps(self.space)
-
-    def _condense_settings(self) -> CondenseSettings:
-        chosen, settings = CondenseSettings.for_space(self.space), self.settings
-        return replace(
-            chosen,
-            per_class=settings.samples_per_class or chosen.per_class,
-            iterations=settings.condense_steps or chosen.iterations,
-            size_limit_bytes=MAX_SAMPLE_BYTES,
-            guard=self.guard,
         )
 
     def _distil_settings(self) -> DistilSettings:
         chosen = DistilSettings() if self.private is not None else DistilSettings.for_anchor()
-        if not self.space.is_small:
-            chosen = chosen.for_many_pixels()
-        return replace(chosen, steps=self.settings.distil_steps or chosen.steps)
+        return distilling(chosen, self.settings, self.space)
 
     def _needed_private(self) -> Dataset:
         if self.private is None:
@@ -389,11 +384,3 @@ class Learner:
     def _needed_train(self) -> Dataset:
         self._needed_private()
         return self._train if self._train is not None else self._needed_private()
-
-
-def default_classifier_steps(space: Space) -> int:
-    return 150 if space.is_small else 500
-
-
-def default_generator_steps(space: Space) -> int:
-    return 300 if space.is_small else 1500

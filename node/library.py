@@ -69,6 +69,9 @@ class Library:
                 self._shown.pop(entry.name, None)
                 self._store.drop(entry.name)
 
+    def is_revoked(self, author: str) -> bool:
+        return self._credentials.authority.revoked_at(author) is not None
+
     def grow(self, space: Space) -> None:
         """Show entries in a space that has classes behind those known so far."""
         self._space, self._shown = space, {}

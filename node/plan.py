@@ -48,6 +48,7 @@ class Situation:
         refined: distillations since the last one that brought new samples.
         logits_due: its classifier got better since it last sent logits.
         generator_taught_by: names of the sample packets behind the generator, None: no generator yet.
+        to_unlearn, generator_to_unlearn: authors that were learned from and may teach no more.
         missing: packets that peers announced and that are still on their way.
         peers: the live peers.
         waited_s: seconds since the oldest news that was not learned from yet arrived; without any, since the
@@ -63,6 +64,8 @@ class Situation:
     refined: int = 0
     logits_due: bool = False
     generator_taught_by: frozenset[str] | None = None
+    to_unlearn: frozenset[str] = frozenset()
+    generator_to_unlearn: frozenset[str] = frozenset()
     missing: int = 0
     peers: tuple[PeerView, ...] = ()
     waited_s: float = 0.0
@@ -82,10 +85,14 @@ class Publish:
 
 @dataclass(frozen=True)
 class Distil:
-    """Learn from the packets named, in one go; ``refines`` when they bring new logits only."""
+    """Learn from the packets named, in one go; ``refines`` when they bring new logits only.
+
+    ``anew``: begin with what was there before the mesh taught, so that nothing else is left of what was learned.
+    """
 
     packets: frozenset[str]
     refines: bool
+    anew: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,9 +102,10 @@ class PublishLogits:
 
 @dataclass(frozen=True)
 class TrainGenerator:
-    """Fit the generator to private data and to the sample packets named."""
+    """Fit the generator to private data and to the sample packets named; ``anew`` as in `Distil`."""
 
     packets: frozenset[str]
+    anew: bool = False
 
 
 @dataclass(frozen=True)
@@ -138,6 +146,14 @@ def _publish(now: Situation) -> Action | None:
     return Publish() if now.role == "node" and not now.published else None
 
 
+def _unlearn(now: Situation) -> Action | None:
+    return Distil(now.samples | now.logits, refines=False, anew=True) if now.to_unlearn else None
+
+
+def _unlearn_in_generator(now: Situation) -> Action | None:
+    return TrainGenerator(now.samples, anew=True) if now.generator_to_unlearn else None
+
+
 def _publish_logits(now: Situation) -> Action | None:
     return PublishLogits() if now.logits_due else None
 
@@ -170,6 +186,8 @@ def _better_generator(now: Situation) -> Action | None:
 _RULES: tuple[Callable[[Situation], Action | None], ...] = (
     _train,
     _publish,
+    _unlearn,
+    _unlearn_in_generator,
     _publish_logits,
     _distil_new_samples,
     _refine,

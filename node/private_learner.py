@@ -22,7 +22,7 @@ from torch import nn
 from ..errors import BudgetSpent, StateError
 from ..knowledge.data import Dataset
 from ..knowledge.distil import DistilSettings
-from ..knowledge.generator import FlowGenerator
+from ..knowledge.generators import Generator, GeneratorKind
 from ..knowledge.growth import grown_classifier
 from ..knowledge.lessons import Lessons
 from ..knowledge.packet import SamplePacket
@@ -68,9 +68,10 @@ class PrivateLearner(Learner):
         paid: PaidStatistics,
         epsilon: float,
         ledger: Ledger | None = None,
+        generators: GeneratorKind | None = None,
         checkpoint: Checkpoint | None = None,
     ) -> None:
-        super().__init__(space, role, model, private, settings, seed, checkpoint=checkpoint)
+        super().__init__(space, role, model, private, settings, seed, generators=generators, checkpoint=checkpoint)
         self._told = private  # what fine-tuning adds later is never told
         self._paid = paid
         self._epsilon = epsilon
@@ -158,18 +159,18 @@ class PrivateLearner(Learner):
         return Taught(student if decision.kept else classifier, decision.kept, decision.reason, verdicts, public)
 
     def fit_generator(
-        self, foreign: Sequence[Entry], standing: Mapping[str, float], step: Step
-    ) -> FlowGenerator | None:
+        self, foreign: Sequence[Entry], standing: Mapping[str, float], step: Step, start: Generator | None = None
+    ) -> Generator | None:
         """A generator of published samples alone, its own and others': it draws for others too."""
         if self.private is None:
-            return super().fit_generator(foreign, standing, step)
+            return super().fit_generator(foreign, standing, step, start)
         lessons = self._lessons(None, foreign, self._public_verdicts(foreign))
         images, labels, weights = lessons.as_samples(self.space)
         own = self.condense(no_step)
         if own is not None:
             images, labels = np.concatenate([own.images, images]), np.concatenate([own.labels, labels])
             weights = np.concatenate([np.ones(len(own), np.float32), weights])
-        return self._fit_generator(images, labels, weights, step)
+        return self._fit_generator(images, labels, weights, step, start)
 
     def unlike_private(self, images: np.ndarray, label: int) -> np.ndarray:
         """All: choosing by private data would tell about it, and nothing here was made from it."""

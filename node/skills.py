@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from ..knowledge.generator import FlowGenerator
+from ..knowledge.generators import Generator
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,6 @@ class Skills:
 
     classifier: nn.Module
     classifier_before: nn.Module
-    generator: FlowGenerator | None = None
-    generator_before: FlowGenerator | None = None
+    generator: Generator | None = None
+    generator_before: Generator | None = None
     public: nn.Module | None = None

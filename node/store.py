@@ -51,6 +51,7 @@ class Journal:
             before the mesh taught them.
         published: name of the node's own sample packet.
         taught_by, refined, logits_due, generator_taught_by: see `meshlore.node.plan.Situation`.
+        learned_from, generator_learned_from: authors of whom the models bear something by now.
         classify, generate: measured quality per class, in percent, one byte each (`Competence`).
         trust: weight 0..1 of each author in the last weighing.
         added: names of the classes that the mesh was not founded with, in the order of their labels.
@@ -69,6 +70,8 @@ class Journal:
     refined: int = 0
     logits_due: bool = False
     generator_taught_by: tuple[str, ...] = ()
+    learned_from: tuple[str, ...] = ()
+    generator_learned_from: tuple[str, ...] = ()
     classify: bytes = b""
     generate: bytes = b""
     added: tuple[str, ...] = ()

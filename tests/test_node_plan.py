@@ -50,6 +50,14 @@ taught = replace(
         ),
         (replace(taught, logits=frozenset({"l"}), refined=1), TrainGenerator(frozenset({"a", "b"}))),
         (replace(taught, generator_taught_by=frozenset({"a", "b"})), Wait(settled=True)),
+        (
+            replace(taught, logits_due=True, to_unlearn=frozenset({"eve"})),
+            Distil(frozenset({"a", "b"}), refines=False, anew=True),
+        ),
+        (
+            replace(taught, logits_due=True, generator_to_unlearn=frozenset({"eve"})),
+            TrainGenerator(frozenset({"a", "b"}), anew=True),
+        ),
     ],
 )
 def test_the_first_rule_that_applies_decides(situation, action):

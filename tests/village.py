@@ -41,6 +41,7 @@ def digits(classes: str, part: str = "digits", most: int = 120) -> Dataset:
 
 
 MEMBERS = (("ann", "node", "012"), ("ben", "node", "123"), ("anchor", "anchor", ""), ("cid", "node", "03"))
+FOUNDER = "ann"
 TEST = digits("0123", "digits:test", 500)
 
 
@@ -116,7 +117,7 @@ def found(folder: Path) -> dict[str, Credentials]:
     for name, role, classes in MEMBERS:
         identity = Identity.generate()
         certificate = root.issue(identity.peer_id, name, [role], identity.hpke_public_key, time.time())
-        members[name] = Credentials(identity, charter, certificate, keyring)
+        members[name] = Credentials(identity, charter, certificate, keyring, root if name == FOUNDER else None)
         (folder / name).mkdir(mode=0o700)
         if classes:
             save_npz(folder / name / "data.npz", digits(classes))

@@ -24,7 +24,7 @@ from typing import Literal
 import torch
 from meshlore.knowledge.models import build_model
 from meshlore.knowledge.training import Step, cosine, fit_classifier, no_step
-from meshlore.node.learner import default_classifier_steps
+from meshlore.node.effort import default_classifier_steps
 from torch import Tensor, nn
 from torch.nn import functional as F
 

@@ -1,0 +1,39 @@
+"""How much work goes into each piece of learning: what the settings say, else what the space calls for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..knowledge.condense import CondenseSettings
+from ..knowledge.copies import Guard
+from ..knowledge.distil import DistilSettings
+from ..knowledge.space import Space
+from .settings import Learning
+
+MAX_SAMPLE_BYTES = 3 * 1024 * 1024
+
+
+def default_classifier_steps(space: Space) -> int:
+    return 150 if space.is_small else 500
+
+
+def classifier_steps(settings: Learning, space: Space) -> int:
+    return settings.classifier_steps or default_classifier_steps(space)
+
+
+def condensing(settings: Learning, space: Space, guard: Guard) -> CondenseSettings:
+    chosen = CondenseSettings.for_space(space)
+    return replace(
+        chosen,
+        per_class=settings.samples_per_class or chosen.per_class,
+        iterations=settings.condense_steps or chosen.iterations,
+        size_limit_bytes=MAX_SAMPLE_BYTES,
+        guard=guard,
+    )
+
+
+def distilling(chosen: DistilSettings, settings: Learning, space: Space) -> DistilSettings:
+    """``chosen`` for samples of this size, with the steps that the settings say."""
+    if not space.is_small:
+        chosen = chosen.for_many_pixels()
+    return replace(chosen, steps=settings.distil_steps or chosen.steps)

@@ -1,0 +1,170 @@
+"""What authors taught who are revoked or prove wrong does not stay in the models of those they taught."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+from meshlore.knowledge import metrics
+from meshlore.knowledge.models import logits
+from meshlore.knowledge.packet import SamplePacket, encode
+from meshlore.knowledge.trust import Verdict
+from meshlore.node.actor import EdgeNode
+from meshlore.node.learner import Learner
+from meshlore.node.settings import Learning
+from meshlore.security.governance import revoke
+from meshlore.security.sealing import name_of, seal
+from village import FOUNDER, SPACE, TEST, Village, digits, found, settled
+
+OWN = {"ann": "012", "ben": "123", "cid": "03"}
+MAKING = Learning(samples_per_class=12, condense_steps=20)
+
+
+@lru_cache
+def packet_of(author: str) -> SamplePacket:
+    packet = Learner(SPACE, "node", "", digits(OWN[author]), MAKING, 1).condense(lambda _: None)
+    assert packet is not None
+    return packet
+
+
+@pytest.fixture
+def village(tmp_path: Path) -> Village:
+    return Village(tmp_path, found(tmp_path))
+
+
+@pytest.fixture
+async def anchor(village: Village) -> Iterator[EdgeNode]:
+    """An anchor alone that ann and ben have taught before they left."""
+    node = await village.start("anchor")
+    await teach(village, node, "ann", "ben")
+    yield node
+    await village.stop()
+
+
+async def teach(village: Village, node: EdgeNode, *authors: str) -> None:
+    for author in authors:
+        data = seal(encode(packet_of(author)), credentials=village.members[author], seq=1, now=time.time())
+        await node.accept(name_of(data), data, author)
+    await settled(node, when=lambda: learned(node) >= set(authors))
+
+
+def revoke_members(village: Village, *names: str) -> None:
+    founder = village.members[FOUNDER]
+    for name in names:
+        founder = revoke(founder, village.members[name].peer_id, time.time())
+    for name, member in village.members.items():
+        village.members[name] = replace(member, authority=founder.authority)
+
+
+def learned(node: EdgeNode) -> set[str]:
+    names = {entry.author: entry.author_name for entry in node.library.of_others()}
+    return {names.get(author, author) for author in node.state.journal.learned_from}
+
+
+def knows(node: EdgeNode, label: int) -> float:
+    said = logits(node.skills.classifier, TEST.images, SPACE)
+    return float(metrics.per_class_accuracy(said, TEST.labels)[label])
+
+
+async def test_a_new_packet_teaches_the_anchor_without_starting_over(village: Village, anchor: EdgeNode) -> None:
+    starts = []
+    anchor.learner.distil = watched(anchor.learner.distil, starts)
+    before = anchor.skills.classifier
+    assert knows(anchor, 1) > 0.5
+    await teach(village, anchor, "cid")
+    assert starts == [before]
+    assert learned(anchor) == {"ann", "ben", "cid"}
+
+
+async def test_what_a_revoked_author_alone_knew_is_unlearned_and_the_rest_stays(
+    village: Village, anchor: EdgeNode
+) -> None:
+    assert knows(anchor, 3) > 0.5
+    assert anchor.skills.generator.seen.tolist() == [True] * 4
+    revoke_members(village, "ben")
+    anchor.renew(village.members["anchor"])
+    await settled(anchor, when=lambda: learned(anchor) == {"ann"})
+    assert knows(anchor, 3) < 0.2
+    assert min(knows(anchor, label) for label in (0, 1, 2)) > 0.5
+    assert anchor.skills.generator.seen.tolist() == [True, True, True, False]
+    assert anchor.competence.classify[3] == 0
+
+
+async def test_a_revocation_that_came_while_the_anchor_was_off_is_heeded_at_its_start(
+    village: Village, anchor: EdgeNode
+) -> None:
+    await village.stop("anchor")
+    revoke_members(village, "ben")
+    again = await village.start("anchor")
+    await settled(again, when=lambda: learned(again) == {"ann"})
+    assert knows(again, 3) < 0.2
+
+
+async def test_an_anchor_whose_teachers_are_all_revoked_knows_nothing(village: Village, anchor: EdgeNode) -> None:
+    revoke_members(village, "ben", "cid")
+    founder = village.members[FOUNDER]
+    anchor.library._store.drop(next(e.name for e in anchor.library.of_others() if e.author == founder.peer_id))
+    anchor.library._entries = {k: e for k, e in anchor.library._entries.items() if e.author != founder.peer_id}
+    anchor.renew(village.members["anchor"])
+    await settled(anchor, when=lambda: not learned(anchor))
+    assert anchor.skills.classifier is anchor.skills.classifier_before
+    assert anchor.skills.generator is None
+    await village.stop("anchor")
+    again = await village.start("anchor")
+    await settled(again)
+    assert again.skills.generator is None
+
+
+async def test_an_author_that_proves_wrong_is_unlearned(village: Village, anchor: EdgeNode) -> None:
+    ben, starts = village.members["ben"].peer_id, []
+    weigh = anchor.learner.weigh
+
+    def found_out(*arguments: object) -> dict[str, Verdict]:
+        return {**weigh(*arguments), ben: Verdict(0.0, "as the test says")}
+
+    anchor.learner.weigh = found_out
+    anchor.learner.distil = watched(anchor.learner.distil, starts)
+    tainted, untaught = anchor.skills.classifier, anchor.skills.classifier_before
+    await teach(village, anchor, "cid")
+    await settled(anchor, when=lambda: learned(anchor) == {"ann", "cid"})
+    assert starts == [tainted, untaught]
+    assert ben not in anchor.state.journal.generator_learned_from
+
+
+async def test_when_learning_anew_fails_nothing_of_the_revoked_author_is_left(
+    village: Village, anchor: EdgeNode
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("poison")
+
+    anchor.learner.distil = anchor.learner.fit_generator = broken
+    revoke_members(village, "ben")
+    anchor.renew(village.members["anchor"])
+    await settled(anchor, when=lambda: not learned(anchor))
+    assert anchor.skills.classifier is anchor.skills.classifier_before
+    assert anchor.skills.generator is None
+
+
+async def test_a_node_that_unlearns_goes_on_from_what_its_own_data_taught(village: Village) -> None:
+    cid = await village.start("cid")
+    try:
+        await teach(village, cid, "ann", "ben")
+        assert knows(cid, 1) > 0.5
+        revoke_members(village, "ben")
+        cid.renew(village.members["cid"])
+        await settled(cid, when=lambda: learned(cid) == {"ann"})
+        assert min(knows(cid, label) for label in (0, 1, 3)) > 0.5
+    finally:
+        await village.stop()
+
+
+def watched(distil: Callable[..., object], starts: list[object]) -> Callable[..., object]:
+    def distil_watched(classifier: object, *arguments: object, **more: object) -> object:
+        starts.append(classifier)
+        return distil(classifier, *arguments, **more)
+
+    return distil_watched
