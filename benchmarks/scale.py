@@ -1,11 +1,12 @@
 """How the mesh grows: time, bytes, memory and neighbours with 10 to 200 nodes.
 
-    python -m benchmarks.scale [--json] [--quick]
+    python -m benchmarks.scale [--json] [--quick] [--only protocol|learning] [--large]
 
 The in-memory network runs the protocol code of the daemon in virtual time (5 ms one way), so seconds are those of
 the protocol and not of this machine; real libp2p runs on loopback in real time. All nodes publish one packet at
 the same moment; then single packets follow; then nothing happens for a while; then somebody joins. Each row is a
-process of its own. Exit code 1 when a target is missed.
+process of its own. Exit code 1 when a target is missed. `benchmarks.growth` adds what learning comes to with so many
+nodes.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from . import growth
+from .growth import Growth
 
 PACKET_BYTES = 2000
 SINGLES = 9
@@ -214,6 +218,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.scale", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of tables")
     parser.add_argument("--quick", action="store_true", help="small meshes only")
+    parser.add_argument("--only", choices=["protocol", "learning"], help="one part")
+    parser.add_argument("--large", action="store_true", help="learning with 300 nodes too: some ten minutes more")
     parser.add_argument("--cell", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.cell:
@@ -222,15 +228,23 @@ def main() -> None:
         cell = Cell(**json.loads(arguments.cell))
         print(json.dumps(asdict((run if cell.network == "memory" else asyncio.run)(measure(cell)))))
         return
-    rows = []
-    for cell in QUICK if arguments.quick else CELLS:
+    rows, learning = list[Figures](), list[Growth]()
+    for cell in (QUICK if arguments.quick else CELLS) if arguments.only != "learning" else ():
         print(f"{cell.network}, {cell.nodes} nodes ...", file=sys.stderr)
         rows.append(_run_cell(cell))
-    verdicts = judge(rows)
+    sizes = growth.QUICK if arguments.quick else (*growth.NODES, growth.LARGE) if arguments.large else growth.NODES
+    for nodes in sizes if arguments.only != "protocol" else ():
+        print(f"learning, {nodes} nodes ...", file=sys.stderr)
+        learning.append(growth.measure_growth(nodes))
+    verdicts = judge(rows) if rows else []
     if arguments.json:
-        print(json.dumps({"rows": [asdict(row) for row in rows], "targets": [asdict(each) for each in verdicts]}))
+        document = (("rows", rows), ("targets", verdicts), ("learning", learning))
+        print(json.dumps({name: [asdict(each) for each in part] for name, part in document}))
     else:
-        show(rows, verdicts)
+        if rows:
+            show(rows, verdicts)
+        if learning:
+            growth.show_growth(learning)
     sys.exit(not all(verdict.reached for verdict in verdicts))
 
 

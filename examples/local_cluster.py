@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 
 import meshlore
-from meshlore.node.cluster import ClusterOptions, run_cluster
+from meshlore.node.cluster import run_cluster
+from meshlore.node.cluster_options import ClusterOptions
 from meshlore.node.report import Report
 
 

@@ -38,6 +38,16 @@ def partition_dirichlet(labels: Labels, nodes: int, alpha: float, seed: int) -> 
     return _level(parts, fewest, random)
 
 
+def partition_overlapping(labels: Labels, nodes: int, alpha: float, seed: int) -> list[NDArray[np.int64]]:
+    """As `partition_dirichlet`; where there are fewer than 20 samples per node, each is given to several nodes.
+
+    No node is given a sample twice, so it may have a few less than 20.
+    """
+    owners = max(1, -(-FEWEST_PER_NODE * nodes // max(1, len(labels))))
+    shares = partition_dirichlet(np.tile(labels, owners), nodes, alpha, seed)
+    return [np.unique(share % len(labels)) for share in shares]
+
+
 def partition_classes(labels: Labels, nodes: int, per_node: int, seed: int) -> list[NDArray[np.int64]]:
     """Indices for each node; every node sees ``per_node`` classes, shared out as evenly as can be.
 

@@ -7,7 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
+from ..errors import ConfigError
 from .cli_command import Json, Timeout, guarded, print_json
+
+MOST_PROCESSES = 64
+MOST_IN_PROCESS = 1000
 
 
 @guarded
@@ -17,14 +21,15 @@ def demo(
     json_: Json = False,
 ) -> None:
     """Five nodes and an anchor on this machine teach each other the digits; about a minute."""
-    from .cluster import ClusterOptions, run_cluster
+    from .cluster import run_cluster
+    from .cluster_options import ClusterOptions
 
     _finish_cluster(run_cluster(ClusterOptions(seed=seed, output=output), live=not json_), json_)
 
 
 @guarded
 def cluster(
-    nodes: Annotated[int, typer.Option(help="How many nodes.", min=1, max=64)] = 5,
+    nodes: Annotated[int, typer.Option(help="How many nodes.", min=1, max=MOST_IN_PROCESS)] = 5,
     data: Annotated[
         str, typer.Option(help="digits, fashion-mnist, breast-cancer, wine, a folder of class folders, a CSV file.")
     ] = "digits",
@@ -34,11 +39,17 @@ def cluster(
     samples: Annotated[int, typer.Option(help="Use only so many training samples; 0: all.")] = 0,
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the picture.")] = Path("runs/cluster"),
     keep: Annotated[bool, typer.Option("--keep", help="Keep the nodes' homes in the output folder.")] = False,
+    in_process: Annotated[
+        bool, typer.Option("--in-process", help="All nodes in this one process, over memory: for studies of many.")
+    ] = False,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting of every node, like learning.distil_steps=60.")
+    ] = None,
     timeout: Timeout = 3600,
     json_: Json = False,
 ) -> None:
     """Many nodes on this machine teach each other, each in a process of its own."""
-    from .cluster import ClusterOptions, run_cluster
+    from .cluster_options import ClusterOptions, parse_settings
 
     options = ClusterOptions(
         nodes=nodes,
@@ -50,8 +61,15 @@ def cluster(
         output=output,
         keep=keep,
         timeout_s=timeout,
+        settings=parse_settings(settings or []),
     )
-    _finish_cluster(run_cluster(options, live=not json_), json_)
+    if in_process:
+        from .in_process_cluster import run_in_process_cluster as run
+    elif nodes > MOST_PROCESSES:
+        raise ConfigError(f"{nodes} processes are too many for one machine", "add --in-process")
+    else:
+        from .cluster import run_cluster as run
+    _finish_cluster(run(options, live=not json_), json_)
 
 
 def _finish_cluster(report: Any, as_json: bool) -> None:

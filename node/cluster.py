@@ -22,38 +22,18 @@ from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-import numpy as np
-
-from ..errors import ConfigError, Unreachable
+from ..errors import Unreachable
 from ..knowledge.data import Dataset
-from ..knowledge.partition import partition_dirichlet
-from ..knowledge.sources import BUILT_IN, load, save_npz
+from ..knowledge.sources import save_npz
 from ..security.identity import Identity
 from ..security.invites import Invite, InviteBook
 from ..security.membership import found_mesh
+from .cluster_options import ANCHOR, ClusterOptions, share_out
 from .report import Report
 from .settings import Settings, write_settings
 
-NODE_MODELS = ("cnn-small", "mlp", "cnn-medium")
 JOIN_S = 30.0
 STOP_S = 3.0
-MAX_TEST = 2000
-ANCHOR = "anchor"
-
-
-@dataclass(frozen=True)
-class ClusterOptions:
-    """What to run; the defaults are the demo."""
-
-    nodes: int = 5
-    data: str = "digits"
-    alpha: float = 0.1
-    seed: int = 0
-    anchor: bool = True
-    samples: int = 0
-    output: Path = Path("runs/demo")
-    keep: bool = False
-    timeout_s: float = 300.0
 
 
 @dataclass(frozen=True)
@@ -89,16 +69,11 @@ def run_cluster(options: ClusterOptions, *, live: bool) -> Report:
         KeyboardInterrupt: Ctrl-C; every process has been stopped.
     """
     started = time.monotonic()
-    kept = options.output / "homes"
-    if options.keep and kept.exists():
-        raise ConfigError(f"{kept} is there already", "move it away, or give another --output")
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    folder = Path(tempfile.mkdtemp(prefix="meshlore-"))
-    try:
-        with _signals_after():
+    options.check()
+    with homes(options) as folder:
+        with signals_after():
             cluster = prepare(options, folder)
-            _import_what_nodes_need()
+            import_what_nodes_need()
         processes = {member.name: _start(member) for member in cluster.members}
         try:
             from .watch import watch
@@ -106,71 +81,53 @@ def run_cluster(options: ClusterOptions, *, live: bool) -> Report:
             return watch(cluster, processes, started, live=live)
         finally:
             _stop(list(processes.values()))
+
+
+@contextmanager
+def homes(options: ClusterOptions) -> Iterator[Path]:
+    """A folder for the homes of a cluster, gone at the end however that comes; SIGTERM ends it as Ctrl-C does."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    folder = Path(tempfile.mkdtemp(prefix="meshlore-"))
+    try:
+        yield folder
     finally:
         if options.keep:
-            shutil.copytree(folder, kept, ignore=shutil.ignore_patterns("*.sock"))
+            shutil.copytree(folder, options.kept_homes, ignore=shutil.ignore_patterns("*.sock"))
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def prepare(options: ClusterOptions, folder: Path) -> Cluster:
     """Split the data, found the mesh and write one home per member below ``folder``."""
-    from ..knowledge.models import default_model
-
-    train, test = _load(options)
-    parts = partition_dirichlet(train.labels, options.nodes, options.alpha, options.seed)
-    names = [f"node-{number}" for number in range(1, options.nodes + 1)] + ([ANCHOR] if options.anchor else [])
-    founder = folder / names[0]
-    now = time.time()
-    credentials = found_mesh(founder, "cluster", names[0], train.space.to_map(), ["node", "requester"], now=now)
+    roster = share_out(options)
+    now, founder = time.time(), folder / roster.parts[0].name
+    space = roster.train.space
+    credentials = found_mesh(founder, "cluster", founder.name, space.to_map(), ["node", "requester"], now=now)
     address = f"/ip4/127.0.0.1/tcp/{_free_port()}"
+    reach = f"{address}/p2p/{credentials.peer_id}"
     book = InviteBook(founder / "invites.db", credentials.mesh_id)
     members = []
-    for number, name in enumerate(names):
-        home = folder / name
+    for part in roster.parts:
+        home = folder / part.name
         home.mkdir(mode=0o700, exist_ok=True)
-        is_anchor = name == ANCHOR
-        private = None if is_anchor else train.subset(parts[number])
-        if is_anchor or train.space.is_table:
-            model = default_model(train.space, "anchor" if is_anchor else "node")
-        else:
-            model = NODE_MODELS[number % len(NODE_MODELS)]
-        if private is not None:
-            save_npz(home / "data.npz", private)
+        if part.private is not None:
+            save_npz(home / "data.npz", part.private)
         settings = {
-            "name": name,
-            "data": str(home / "data.npz") if private is not None else "",
-            "model": model,
-            "seed": options.seed * 1000 + number,
+            "name": part.name,
+            "data": str(home / "data.npz") if part.private is not None else "",
+            "model": part.model,
+            "seed": part.seed,
         }
         code = None
-        if number == 0:
+        if home == founder:
             settings["listen"] = address
         else:
-            roles = [ANCHOR] if is_anchor else ["node", "requester"]
-            reach = f"{address}/p2p/{credentials.peer_id}"
+            roles = [ANCHOR] if part.private is None else ["node", "requester"]
             code = book.create([reach], roles, now, lifetime_s=3600).code()
             settings["bootstrap"] = [reach]
-        write_settings(home / "config.toml", settings)
-        members.append(Member(name, home, model, private, code))
-    return Cluster(options, folder, tuple(members), train, test)
-
-
-def _load(options: ClusterOptions) -> tuple[Dataset, Dataset]:
-    if options.data in BUILT_IN:
-        train, test = load(options.data).dataset, load(f"{options.data}:test").dataset
-    elif options.data.partition(":")[0] in BUILT_IN:
-        raise ConfigError(
-            f"data {options.data!r}",
-            f"give {options.data.partition(':')[0]!r}: its test part is used to measure",
-        )
-    else:
-        train, test = load(options.data).dataset.split(0.2, options.seed)
-    rng = np.random.default_rng(options.seed)
-    if options.samples:
-        train = train.subset(rng.permutation(len(train))[: options.samples])
-    if len(test) > MAX_TEST:
-        test = test.subset(rng.permutation(len(test))[:MAX_TEST])
-    return train, test
+        write_settings(home / "config.toml", {**settings, **options.settings})
+        members.append(Member(part.name, home, part.model, part.private, code))
+    return Cluster(options, folder, tuple(members), roster.train, roster.test)
 
 
 def _free_port() -> int:
@@ -181,7 +138,7 @@ def _free_port() -> int:
 
 
 @contextmanager
-def _signals_after() -> Iterator[None]:
+def signals_after() -> Iterator[None]:
     """Ctrl-C takes effect at the end: extension modules turn it into an ImportError while they load."""
     held = {signal.SIGINT, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, held)
@@ -191,7 +148,7 @@ def _signals_after() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, held)
 
 
-def _import_what_nodes_need() -> None:
+def import_what_nodes_need() -> None:
     """Once, in the parent: forked nodes then share these pages, and start at once instead of in seconds."""
     import torch._dynamo
     from diffusers import FlowMatchEulerDiscreteScheduler  # noqa: F401

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -143,6 +143,15 @@ def live_table(rows: list[dict[str, Any]], elapsed_s: float) -> Table:
     return table
 
 
+def study_table(doing: Mapping[str, int], packets: float, elapsed_s: float, cpu_s: float, memory_bytes: float) -> Table:
+    """Many nodes in one process while they run: how many do what, and what they cost so far, one line each."""
+    title = f"{elapsed_s:5.1f} s, {cpu_s:.1f} CPU s, {memory_bytes / 1e6:.0f} MB, {packets:.0f} packets at each node"
+    table = Table("doing", "nodes", title=title, title_justify="left", box=None)
+    for activity, nodes in sorted(doing.items(), key=lambda item: -item[1]):
+        table.add_row(activity, str(nodes), style="dim" if activity == "settled" else "")
+    return table
+
+
 def show_report(report: Report) -> None:
     """The table at the end of a cluster run."""
     console = Console()
@@ -177,6 +186,9 @@ def show_report(report: Report) -> None:
     if report.anchor is not None:
         console.print(f"anchor ({report.anchor.model}), taught by packets alone: {_share(report.anchor.accuracy)}")
     console.print(f"the same model on all the real data pooled: {_share(report.pooled.accuracy)}")
+    if (cost := report.cost_per_node) is not None:
+        cpu = f"{cost.cpu_s:.1f} CPU s, {cost.learning_cpu_s:.1f} of them learning"
+        console.print(f"per node: {cost.memory_bytes / 1e6:.1f} MB, {cpu}")
     for line in report.remarks:
         console.print(line)
     for path in report.pictures:

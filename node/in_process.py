@@ -10,19 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import MeshloreError, StateError
-from ..knowledge import metrics
 from ..knowledge.data import Dataset
-from ..knowledge.models import logits
-from ..knowledge.personal import personal_logits
 from ..knowledge.sources import save_npz
 from ..knowledge.space import Space
 from ..mesh.members import HeartbeatSettings
@@ -32,10 +28,12 @@ from ..mesh.overlay import OverlaySettings
 from ..security.identity import Identity
 from ..security.membership import Credentials, Keyring, MeshRoot
 from .actor import EdgeNode
-from .daemon import build_node
+from .daemon import ANCHOR_NEIGHBOURS, build_node
 from .learner import Learner
 from .metering import CountedMesh, MeteredLane
+from .outcome import NodeOutcome, outcome_of
 from .settings import Settings
+from .shared_compute import SharedCompute
 
 WrapLearner = Callable[[int, Learner], Learner]
 
@@ -66,33 +64,6 @@ class Member:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class NodeOutcome:
-    """What came of one node. Accuracies 0..1 on the test set; None: an anchor has no own class mix.
-
-    Attributes:
-        counts: private samples per class.
-        global_*: all classes alike; personal_*: with the node's own class mix. Before: its private data alone.
-        cpu_s: thread CPU seconds on the lane, by activity (`metering.ACTIVITIES`).
-        knowledge_bytes_published: sealed packets, each once; *_sent and *_received: each transfer.
-        bytes_*: all, with the mesh's own messages.
-    """
-
-    name: str
-    model: str
-    counts: tuple[int, ...]
-    global_before: float
-    global_after: float
-    personal_before: float | None
-    personal_after: float | None
-    cpu_s: Mapping[str, float]
-    knowledge_bytes_published: int
-    knowledge_bytes_sent: int
-    knowledge_bytes_received: int
-    bytes_sent: int
-    bytes_received: int
-
-
 @dataclass(eq=False)
 class Resident:
     """One running node, with what is counted about it."""
@@ -103,6 +74,10 @@ class Resident:
     lane: MeteredLane
     running: asyncio.Task[None] | None = None
 
+    def measure(self, test: Dataset) -> NodeOutcome:
+        """Raises StateError: it has learned nothing yet."""
+        return outcome_of(self.member.name, self.node, self.mesh, self.lane, test)
+
 
 class InProcessMesh:
     """Nodes that are all one mesh. ``async with InProcessMesh(...) as mesh: await mesh.settle(600)``.
@@ -112,6 +87,7 @@ class InProcessMesh:
         folder: an empty or new folder for their homes.
         wrap_learner: given a member's place and its learner, what learns in its place (an attacker, say).
         parallel: how many lanes compute at once.
+        wires: of a node; an anchor has more neighbours.
     """
 
     def __init__(
@@ -129,7 +105,7 @@ class InProcessMesh:
         self._members = tuple(members)
         self._folder = folder
         self._wrap = wrap_learner
-        self._turns = threading.Semaphore(parallel)
+        self._compute = SharedCompute(parallel)
         self._wires = wires
         self._network = MemoryNetwork()
         self._cleanup = AsyncExitStack()
@@ -139,17 +115,18 @@ class InProcessMesh:
         return [resident.node for resident in self.residents]
 
     async def __aenter__(self) -> InProcessMesh:
-        """Every node is built and has met all others; nobody learns before that."""
+        """Every node is built and has the neighbours that it wants; nobody learns before that."""
         await self._cleanup.__aenter__()
         try:
             credentials = found_members(self.space, [(m.name, m.private is None) for m in self._members])
             founder = f"/memory/{self._members[0].name}/p2p/{credentials[0].peer_id}"
             for place, member in enumerate(self._members):
                 await self._move_in(place, member, credentials[place], [founder] if place else [])
-            await self._until(lambda: all(len(n.neighbourhood.live()) == len(self.nodes) - 1 for n in self.nodes), 120)
+            await self._until(self._met, 120)
             for resident in self.residents:
                 resident.running = asyncio.create_task(resident.node.run(), name=resident.member.name)
-                self._cleanup.push_async_callback(_end, resident.running)
+            self._cleanup.callback(self._compute.close)
+            self._cleanup.push_async_callback(self._end_all)
         except BaseException:
             await self._cleanup.aclose()
             raise
@@ -184,7 +161,7 @@ class InProcessMesh:
         Raises:
             StateError: a node has learned nothing yet.
         """
-        return tuple(self._outcome(resident, test) for resident in self.residents)
+        return tuple(resident.measure(test) for resident in self.residents)
 
     async def _move_in(self, place: int, member: Member, credentials: Credentials, bootstrap: list[str]) -> None:
         home = self._folder / member.name
@@ -195,17 +172,30 @@ class InProcessMesh:
         settings = Settings.model_validate(
             {"name": member.name, "data": str(data) if member.private is not None else "", **_patient(member.settings)}
         )
-        lane = MeteredLane(member.name, self._turns)
+        lane = MeteredLane(member.name, self._compute)
         node, _ = await asyncio.to_thread(
             build_node, home, settings, credentials, lane=lane, wrap_learner=lambda learner: self._wrap(place, learner)
         )
         self._cleanup.push_async_callback(node.close)
         await node.restore()
-        mesh = CountedMesh(node, self._network, self._wires)
+        wires = self._wires if member.private is not None else _of_anchor(self._wires)
+        mesh = CountedMesh(node, self._network, wires)
         node.neighbourhood.attach(mesh)
         await mesh.start(bootstrap)
         self._cleanup.push_async_callback(mesh.stop)
         self.residents.append(Resident(member, node, mesh, lane))
+
+    async def _end_all(self) -> None:
+        running = [resident.running for resident in self.residents if resident.running is not None]
+        for task in running:
+            task.cancel()
+        for outcome in await asyncio.gather(*running, return_exceptions=True):
+            if isinstance(outcome, Exception) and not isinstance(outcome, MeshloreError):
+                raise outcome
+
+    def _met(self) -> bool:
+        wanted = min(self._wires.overlay.target, len(self.nodes) - 1)
+        return all(len(node.neighbourhood.live()) >= wanted for node in self.nodes)
 
     def _spread(self) -> bool:
         """Everybody has heard of the newest packet of everybody."""
@@ -223,32 +213,6 @@ class InProcessMesh:
         except TimeoutError:
             state = ", ".join(f"{r.member.name}: {type(r.node.next).__name__}" for r in self.residents)
             raise StateError(f"the nodes did not come to rest within {timeout_s:g} s ({state})", "allow more") from None
-
-    def _outcome(self, resident: Resident, test: Dataset) -> NodeOutcome:
-        node, skills, traffic = resident.node, resident.node.skills, resident.mesh.traffic()
-        if skills is None:
-            raise StateError(f"{resident.member.name} has learned nothing yet", "let the nodes settle first")
-        before, after = (logits(m, test.images, test.space) for m in (skills.classifier_before, skills.classifier))
-        private, prior, own = node.learner.private, node.prior, list[float | None]([None, None])
-        if prior is not None:
-            taught, untaught, held_out = skills.classifier, skills.classifier_before, node.held_out
-            at_home = personal_logits(taught, untaught, test.images, test.space, prior=prior, held_out=held_out)
-            own = [metrics.personal_accuracy(said, test.labels, prior) for said in (before, at_home)]
-        return NodeOutcome(
-            resident.member.name,
-            node.learner.model,
-            () if private is None else tuple(private.counts().tolist()),
-            metrics.global_accuracy(before, test.labels),
-            metrics.global_accuracy(after, test.labels),
-            own[0],
-            own[1],
-            dict(resident.lane.cpu_s),
-            resident.mesh.published_bytes,
-            traffic.blob_bytes_sent,
-            traffic.blob_bytes_received,
-            traffic.bytes_sent,
-            traffic.bytes_received,
-        )
 
 
 def found_members(space: Space, members: Sequence[tuple[str, bool]]) -> list[Credentials]:
@@ -286,13 +250,18 @@ def run_in_process(
         return asyncio.run(live(Path(folder)))
 
 
+def sparse_wires(nodes: int, neighbours: int) -> MeshSettings:
+    """As many neighbours as a daemon has, for studies of how a mesh grows."""
+    overlay = OverlaySettings(target=neighbours, most=2 * neighbours)
+    # everybody ticks in this one process
+    return replace(WIRES, overlay=overlay, tick_s=max(WIRES.tick_s, nodes / 200))
+
+
+def _of_anchor(wires: MeshSettings) -> MeshSettings:
+    most = max(wires.overlay.most, ANCHOR_NEIGHBOURS)
+    return replace(wires, overlay=replace(wires.overlay, most=most))
+
+
 def _patient(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Who waits for all others does not depend on how fast they are; what is set explicitly stays."""
     return {**settings, "learning": {"patience_s": PATIENCE_S, **dict(settings.get("learning", {}))}}
-
-
-async def _end(running: asyncio.Task[None]) -> None:
-    running.cancel()
-    outcome = (await asyncio.gather(running, return_exceptions=True))[0]
-    if isinstance(outcome, Exception) and not isinstance(outcome, MeshloreError):
-        raise outcome

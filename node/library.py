@@ -54,6 +54,7 @@ class Library:
         self._entries: dict[str, Entry] = {}
         self._shown: dict[str, Entry] = {}
         self._by_number: dict[tuple[str, int], str] = {}
+        self._newest: dict[str, int] = {}
         self._admitting = threading.Lock()
 
     @property
@@ -139,7 +140,7 @@ class Library:
 
     def newest_number(self, author: str) -> int:
         """The highest sequence number seen of an author; 0: none."""
-        return max((seq for known, seq in list(self._by_number) if known == author), default=0)
+        return self._newest.get(author, 0)
 
     def get(self, name: str) -> Entry | None:
         return self._entries.get(name)
@@ -170,6 +171,7 @@ class Library:
     def _remember(self, entry: Entry) -> None:
         """Keep the newest of its author and kind; the numbers of those dropped stay known."""
         self._by_number[entry.author, entry.seq] = entry.name
+        self._newest[entry.author] = max(entry.seq, self.newest_number(entry.author))
         known = self._of(entry.author, type(entry.packet))
         if known is not None and known.seq > entry.seq:
             self._store.give_up(entry.name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import TypeVar
@@ -12,6 +11,7 @@ from ..mesh.mesh import Mesh, MeshSettings
 from .actor import EdgeNode
 from .lane import Lane, Step
 from .messages import PeersChanged
+from .shared_compute import SharedCompute
 
 T = TypeVar("T")
 
@@ -28,30 +28,30 @@ ACTIVITIES: Mapping[str, str] = {
 
 
 class MeteredLane(Lane):
-    """A `Lane` that counts the CPU seconds of its thread per label, and works only while it has a turn.
+    """A `Lane` that counts the CPU seconds of its work per label, and works on a computer that it shares.
 
     A thread's CPU time is the work's when the libraries underneath use one thread
     (``torch.set_num_threads(1)``); what a GPU does is not in it.
     """
 
-    def __init__(self, name: str, turns: threading.Semaphore) -> None:
+    def __init__(self, name: str, shared: SharedCompute) -> None:
         self.cpu_s: dict[str, float] = {}
-        self._turns = turns
+        self._shared = shared
         super().__init__(name)
 
     async def train(self, label: str, work: Callable[[Step], T]) -> T:
         """As `Lane.train`."""
 
         def metered(step: Step) -> T:
-            while not self._turns.acquire(timeout=0.2):
-                step(0.0)  # a closed lane does not wait on
+            return self._shared.run(lambda: timed(step), sum(self.cpu_s.values()), lambda: step(0.0))
+
+        def timed(step: Step) -> T:
             started = time.thread_time()
             try:
                 return work(step)
             finally:
                 activity = ACTIVITIES.get(label, label)
                 self.cpu_s[activity] = self.cpu_s.get(activity, 0.0) + time.thread_time() - started
-                self._turns.release()
 
         return await super().train(label, metered)
 
@@ -67,6 +67,7 @@ class CountedMesh(Mesh):
             settings=settings,
             store=_Shelf(node),
             on_peer=lambda _peer: node.tell(PeersChanged()),
+            worth=node.worth,
         )
 
     def announce(self, name: str) -> None:

@@ -40,8 +40,32 @@ class ModelReport:
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What one node of an in-process cluster costs on average.
+
+    Attributes:
+        memory_bytes: growth of the process at its peak, Python's and torch's own not included.
+        cpu_s: CPU seconds of all that a node does; ``learning_cpu_s`` of them on its compute lane.
+    """
+
+    memory_bytes: float
+    cpu_s: float
+    learning_cpu_s: float
+
+    def to_json(self) -> dict[str, float]:
+        return {
+            "memory_bytes": round(self.memory_bytes),
+            "cpu_s": round(self.cpu_s, 3),
+            "learning_cpu_s": round(self.learning_cpu_s, 3),
+        }
+
+
+@dataclass(frozen=True)
 class Report:
-    """One cluster run; ``wall_s`` is from the start of the command to its end, pictures included."""
+    """One cluster run; ``wall_s`` is from the start of the command to its end, pictures included.
+
+    ``cost_per_node`` is known where all nodes are in one process.
+    """
 
     data: str
     seed: int
@@ -51,6 +75,7 @@ class Report:
     pooled: ModelReport
     pictures: tuple[Path, ...] = ()
     remarks: tuple[str, ...] = field(default=())
+    cost_per_node: Cost | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The document that ``--json`` prints."""
@@ -79,4 +104,5 @@ class Report:
             "pooled": {"model": self.pooled.model, "global": self.pooled.accuracy},
             "pictures": [str(path) for path in self.pictures],
             "remarks": list(self.remarks),
+            "cost_per_node": None if self.cost_per_node is None else self.cost_per_node.to_json(),
         }

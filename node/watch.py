@@ -16,21 +16,17 @@ from rich.console import Console
 from rich.live import Live
 
 from ..errors import MeshloreError, TaskError
-from ..knowledge import metrics
-from ..knowledge.models import build_model, default_model, logits
-from ..knowledge.training import FitSettings, fit_classifier
 from .client import MeshClient
 from .cluster import Cluster, Member
 from .display import live_table
 from .lane import Lane
 from .picture import Drawing, Timeline, draw
+from .pooled import train_pooled
 from .report import ModelReport, NodeReport, Report
 from .tasks import Evaluate, Evaluated, Generate, Version
 
 POLL_S = 0.4
 SETTLED_POLLS = 3
-POOLED_STEPS = 600
-POOLED = FitSettings(learning_rate=2e-3, shift_fraction=0.0)  # the best of five on the tuning split: .987 there
 DRAWN_PER_CLASS = 3
 
 
@@ -72,7 +68,8 @@ class _Watch:
     async def run(self, live: bool) -> Report:
         # SIGTERM ends a cluster as Ctrl-C does
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, signal.raise_signal, signal.SIGINT)
-        pooled = asyncio.create_task(self._lane.train("pooled", self._train_pooled))
+        train, test, seed = self._cluster.train, self._cluster.test, self._cluster.options.seed
+        pooled = asyncio.create_task(self._lane.train("pooled", lambda step: train_pooled(train, test, seed, step)))
         try:
             with self._shown(live) as show:
                 await self._follow(show)
@@ -146,16 +143,6 @@ class _Watch:
             with contextlib.suppress(TaskError, MeshloreError):  # it has no generator (of that time)
                 drawn[label] = (await seen.client.submit(task, timeout_s=30)).images
         return drawn
-
-    def _train_pooled(self, step: Callable[[float], None]) -> ModelReport:
-        train, test = self._cluster.train, self._cluster.test
-        name = default_model(train.space, "anchor")
-        model = build_model(name, train.space, self._cluster.options.seed)
-        model = fit_classifier(
-            model, train, steps=POOLED_STEPS, seed=self._cluster.options.seed, step=step, settings=POOLED
-        )
-        said = logits(model, test.images, test.space)
-        return ModelReport(name, metrics.global_accuracy(said, test.labels))
 
     def _report(self, pooled: ModelReport, pictures: list[Any]) -> Report:
         for seen in self._nodes:
