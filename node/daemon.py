@@ -40,6 +40,7 @@ from .checkpoints import FileCheckpoint
 from .control import ControlServer, Progress
 from .diagnosis import diagnose
 from .facts import facts_of
+from .generator_choice import chosen_generators
 from .governing import named
 from .lane import Lane
 from .learner import GUARDS, Learner
@@ -248,7 +249,7 @@ def build_node(
     private, notes = _private_data(settings, space) if role == "node" else (None, [])
     space = private.space if private is not None else space
     seed = _secret_seed(credentials.identity) if settings.seed is None else settings.seed
-    checkpoint = FileCheckpoint(state.in_progress)
+    checkpoint, generators = FileCheckpoint(state.in_progress), chosen_generators(settings, space)
     learner: Learner
     if settings.privacy.mode == "dp":
         vault = open_vault(home, settings.privacy, state.journal)
@@ -262,13 +263,22 @@ def build_node(
             paid=vault.statistics,
             epsilon=settings.privacy.epsilon,
             ledger=vault.ledger,
+            generators=generators,
             checkpoint=checkpoint,
         )
     else:
         notes += leave_vault(home, settings.privacy)
         guard = GUARDS[settings.privacy.mode]
         learner = Learner(
-            space, role, settings.model, private, settings.learning, seed, guard=guard, checkpoint=checkpoint
+            space,
+            role,
+            settings.model,
+            private,
+            settings.learning,
+            seed,
+            guard=guard,
+            generators=generators,
+            checkpoint=checkpoint,
         )
     learner.fresh()
     for path in private_additions(home) if role == "node" else ():

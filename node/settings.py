@@ -53,6 +53,26 @@ class Privacy(BaseModel):
     delta: float = Field(1e-5, gt=0, le=0.01)
 
 
+class Pipeline(BaseModel):
+    """A text-to-image pipeline to draw with in place of the compact generator; docs/anchor.md."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    folder: str = ""
+    prompt: str = Field("{}", max_length=200)
+    rank: int = Field(4, ge=1, le=256)
+    learning_rate: float = Field(1e-4, gt=0, le=1)
+    batch_size: int = Field(4, ge=1, le=256)
+    draw_steps: int = Field(20, ge=1, le=1000)
+
+    @field_validator("prompt")
+    @classmethod
+    def _names_the_class(cls, value: str) -> str:
+        if "{}" not in value:
+            raise ValueError("put {} where the class name goes")
+        return value
+
+
 class Settings(BaseModel):
     """One node's settings. Field by field documented in docs/configuration.md."""
 
@@ -72,6 +92,7 @@ class Settings(BaseModel):
     quota_mb: int = Field(512, ge=16, le=1_000_000)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     learning: Learning = Learning()
+    pipeline: Pipeline = Pipeline()
     privacy: Privacy = Privacy()
 
     @property
@@ -227,7 +248,7 @@ def _line_of(text: str, path: tuple[str, ...]) -> int:
 def _explain(error: ValidationError, origins: Mapping[tuple[str, ...], str]) -> ConfigError:
     first = error.errors()[0]
     path = tuple(str(part) for part in first["loc"])
-    tables: dict[str, type[BaseModel]] = {"learning": Learning, "privacy": Privacy}
+    tables: dict[str, type[BaseModel]] = {"learning": Learning, "pipeline": Pipeline, "privacy": Privacy}
     table = tables.get(str(path[0]), Settings) if len(path) > 1 else Settings
     known = list(table.model_fields)
     origin = _origin(path, origins)

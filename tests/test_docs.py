@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 from meshlore.knowledge.models import MODELS
-from meshlore.node.settings import Learning, Privacy, Settings
+from meshlore.node.settings import Learning, Pipeline, Privacy, Settings
 from pydantic.fields import FieldInfo
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 CONFIGURATION = (DOCS / "configuration.md").read_text(encoding="utf-8")
-FIELDS = {name: field for model in (Settings, Learning, Privacy) for name, field in model.model_fields.items()}
+TABLES = ("learning", "pipeline", "privacy")
+FIELDS = {
+    name: field for model in (Settings, Learning, Pipeline, Privacy) for name, field in model.model_fields.items()
+}
 
 
 def first_cells(page: str) -> list[list[str]]:
@@ -27,10 +30,10 @@ ROWS = {row[0].strip("`"): row for row in first_cells(CONFIGURATION)}
 
 
 def test_every_setting_is_documented_and_nothing_else() -> None:
-    assert set(ROWS) == set(FIELDS) - {"learning", "privacy"}
+    assert set(ROWS) == set(FIELDS) - set(TABLES)
 
 
-@pytest.mark.parametrize("name", [name for name in FIELDS if name not in ("name", "learning", "privacy")])
+@pytest.mark.parametrize("name", [name for name in FIELDS if name not in ("name", *TABLES)])
 def test_the_documented_default_is_the_default(name: str) -> None:
     default = FIELDS[name].default
     assert ROWS[name][1].strip("`") == json.dumps(default)

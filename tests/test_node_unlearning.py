@@ -5,30 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 
 import pytest
 from meshlore.knowledge import metrics
 from meshlore.knowledge.models import logits
-from meshlore.knowledge.packet import SamplePacket, encode
 from meshlore.knowledge.trust import Verdict
 from meshlore.node.actor import EdgeNode
-from meshlore.node.learner import Learner
-from meshlore.node.settings import Learning
 from meshlore.security.governance import revoke
-from meshlore.security.sealing import name_of, seal
-from village import FOUNDER, SPACE, TEST, Village, digits, found, settled
-
-OWN = {"ann": "012", "ben": "123", "cid": "03"}
-MAKING = Learning(samples_per_class=12, condense_steps=20)
-
-
-@lru_cache
-def packet_of(author: str) -> SamplePacket:
-    packet = Learner(SPACE, "node", "", digits(OWN[author]), MAKING, 1).condense(lambda _: None)
-    assert packet is not None
-    return packet
+from taught import learned, teach
+from village import FOUNDER, SPACE, TEST, Village, found, settled
 
 
 @pytest.fixture
@@ -45,24 +31,12 @@ async def anchor(village: Village) -> Iterator[EdgeNode]:
     await village.stop()
 
 
-async def teach(village: Village, node: EdgeNode, *authors: str) -> None:
-    for author in authors:
-        data = seal(encode(packet_of(author)), credentials=village.members[author], seq=1, now=time.time())
-        await node.accept(name_of(data), data, author)
-    await settled(node, when=lambda: learned(node) >= set(authors))
-
-
 def revoke_members(village: Village, *names: str) -> None:
     founder = village.members[FOUNDER]
     for name in names:
         founder = revoke(founder, village.members[name].peer_id, time.time())
     for name, member in village.members.items():
         village.members[name] = replace(member, authority=founder.authority)
-
-
-def learned(node: EdgeNode) -> set[str]:
-    names = {entry.author: entry.author_name for entry in node.library.of_others()}
-    return {names.get(author, author) for author in node.state.journal.learned_from}
 
 
 def knows(node: EdgeNode, label: int) -> float:

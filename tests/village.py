@@ -47,18 +47,20 @@ TEST = digits("0123", "digits:test", 500)
 
 @dataclass
 class Village:
-    """Nodes on one in-memory network, each with a home below ``folder``."""
+    """Nodes on one in-memory network, each with a home below ``folder``; ``settings`` of all, over the usual ones."""
 
     folder: Path
     members: dict[str, Credentials]
     network: MemoryNetwork = field(default_factory=lambda: MemoryNetwork(delay_s=0.001))
     cleanups: dict[str, AsyncExitStack] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
 
     async def start(self, name: str, bootstrap: str = "", node: Callable[[Any], None] = lambda _node: None) -> EdgeNode:
         """Start (again) the node of a home, as the daemon does, but for libp2p."""
         home, credentials = self.folder / name, self.members[name]
         data = home / "data.npz"
-        settings = Settings(name=name, data=str(data) if data.exists() else "", seed=SEED, learning=LEARNING)
+        usual = {"name": name, "data": str(data) if data.exists() else "", "seed": SEED, "learning": LEARNING}
+        settings = Settings.model_validate(usual | self.settings)
         built, _ = await asyncio.to_thread(build_node, home, settings, credentials)
         node(built)
         await built.restore()
