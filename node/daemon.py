@@ -36,6 +36,7 @@ from ..security.invites import InviteBook
 from ..security.join import answer_request
 from ..security.membership import Credentials
 from .actor import EdgeNode
+from .anchor_learner import AnchorLearner
 from .checkpoints import FileCheckpoint
 from .control import ControlServer, Progress
 from .diagnosis import diagnose
@@ -263,6 +264,16 @@ def build_node(
             paid=vault.statistics,
             epsilon=settings.privacy.epsilon,
             ledger=vault.ledger,
+            generators=generators,
+            checkpoint=checkpoint,
+        )
+    elif role == "anchor" and settings.anchor.experts:
+        learner = AnchorLearner(
+            space,
+            settings.model,
+            settings.learning,
+            seed,
+            experts=settings.anchor.experts,
             generators=generators,
             checkpoint=checkpoint,
         )

@@ -53,6 +53,14 @@ class Privacy(BaseModel):
     delta: float = Field(1e-5, gt=0, le=0.01)
 
 
+class Anchor(BaseModel):
+    """How an anchor learns; docs/anchor.md."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    experts: int = Field(0, ge=0, le=64)
+
+
 class Pipeline(BaseModel):
     """A text-to-image pipeline to draw with in place of the compact generator; docs/anchor.md."""
 
@@ -92,6 +100,7 @@ class Settings(BaseModel):
     quota_mb: int = Field(512, ge=16, le=1_000_000)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     learning: Learning = Learning()
+    anchor: Anchor = Anchor()
     pipeline: Pipeline = Pipeline()
     privacy: Privacy = Privacy()
 
@@ -248,7 +257,12 @@ def _line_of(text: str, path: tuple[str, ...]) -> int:
 def _explain(error: ValidationError, origins: Mapping[tuple[str, ...], str]) -> ConfigError:
     first = error.errors()[0]
     path = tuple(str(part) for part in first["loc"])
-    tables: dict[str, type[BaseModel]] = {"learning": Learning, "pipeline": Pipeline, "privacy": Privacy}
+    tables: dict[str, type[BaseModel]] = {
+        "learning": Learning,
+        "anchor": Anchor,
+        "pipeline": Pipeline,
+        "privacy": Privacy,
+    }
     table = tables.get(str(path[0]), Settings) if len(path) > 1 else Settings
     known = list(table.model_fields)
     origin = _origin(path, origins)

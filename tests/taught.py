@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from functools import lru_cache
 
 from meshlore.knowledge.packet import SamplePacket, encode
 from meshlore.node.actor import EdgeNode
 from meshlore.node.learner import Learner
 from meshlore.node.settings import Learning
+from meshlore.security.governance import revoke
 from meshlore.security.sealing import name_of, seal
-from village import MEMBERS, SPACE, Village, digits, settled
+from village import FOUNDER, MEMBERS, SPACE, Village, digits, settled
 
 CLASSES = {name: classes for name, _, classes in MEMBERS}
 MAKING = Learning(samples_per_class=12, condense_steps=20)
@@ -30,6 +32,15 @@ async def teach(village: Village, node: EdgeNode, *authors: str) -> None:
         data = seal(encode(packet_of(author)), credentials=village.members[author], seq=1, now=time.time())
         await node.accept(name_of(data), data, author)
     await settled(node, when=lambda: learned(node) >= set(authors))
+
+
+def revoke_members(village: Village, *names: str) -> None:
+    """By the founder; all know of it once they `renew` or start."""
+    founder = village.members[FOUNDER]
+    for name in names:
+        founder = revoke(founder, village.members[name].peer_id, time.time())
+    for name, member in village.members.items():
+        village.members[name] = replace(member, authority=founder.authority)
 
 
 def learned(node: EdgeNode) -> set[str]:

@@ -8,14 +8,16 @@ from pathlib import Path
 
 import pytest
 from meshlore.knowledge.models import MODELS
-from meshlore.node.settings import Learning, Pipeline, Privacy, Settings
+from meshlore.node.settings import Anchor, Learning, Pipeline, Privacy, Settings
 from pydantic.fields import FieldInfo
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 CONFIGURATION = (DOCS / "configuration.md").read_text(encoding="utf-8")
-TABLES = ("learning", "pipeline", "privacy")
+TABLES = ("learning", "anchor", "pipeline", "privacy")
 FIELDS = {
-    name: field for model in (Settings, Learning, Pipeline, Privacy) for name, field in model.model_fields.items()
+    name: field
+    for model in (Settings, Learning, Anchor, Pipeline, Privacy)
+    for name, field in model.model_fields.items()
 }
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +10,7 @@ from meshlore.knowledge import metrics
 from meshlore.knowledge.models import logits
 from meshlore.knowledge.trust import Verdict
 from meshlore.node.actor import EdgeNode
-from meshlore.security.governance import revoke
-from taught import learned, teach
+from taught import learned, revoke_members, teach
 from village import FOUNDER, SPACE, TEST, Village, found, settled
 
 
@@ -29,14 +26,6 @@ async def anchor(village: Village) -> Iterator[EdgeNode]:
     await teach(village, node, "ann", "ben")
     yield node
     await village.stop()
-
-
-def revoke_members(village: Village, *names: str) -> None:
-    founder = village.members[FOUNDER]
-    for name in names:
-        founder = revoke(founder, village.members[name].peer_id, time.time())
-    for name, member in village.members.items():
-        village.members[name] = replace(member, authority=founder.authority)
 
 
 def knows(node: EdgeNode, label: int) -> float:
