@@ -48,6 +48,12 @@ async def receive_blob(
         raise DecodeError(f"a blob of {size} bytes where at most {size_limit_bytes} are allowed")
     received, digest = begun, hashlib.sha256(partial.data)
     pieces = [bytes(partial.data)]
+
+    def keep(piece: bytes, is_last: bool) -> None:
+        digest.update(piece)
+        if not is_last:
+            partial.append(piece)
+
     while received < size:
         chunk = await _receive(frames)
         piece = chunk.body.get("data")
@@ -55,11 +61,9 @@ async def receive_blob(
             raise DecodeError(f"the peer sent {chunk.kind[:32]!r} where a piece of a blob is due")
         pieces.append(piece)
         received += len(piece)
-        digest.update(piece)
         count(len(piece))
-        if received < size:
-            await trio.to_thread.run_sync(partial.append, piece)
         await frames.send(Frame(CREDIT, 1, {"received": received}))
+        await trio.to_thread.run_sync(keep, piece, received == size)
     await trio.to_thread.run_sync(partial.discard)
     check_name(name, digest.hexdigest(), begun)
     return b"".join(pieces)

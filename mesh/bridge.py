@@ -13,7 +13,7 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import trio
 
@@ -104,11 +104,12 @@ class Bridge:
             Exception: whatever the function raises.
         """
         ended = trio.Event()
-        task: asyncio.Task[T] | None = None
+        result: T | None = None
+        error: BaseException | None = None
 
-        def note(it: asyncio.Task[T]) -> None:
-            nonlocal task
-            task = it
+        def note(returned: T | None, raised: BaseException | None) -> None:
+            nonlocal result, error
+            result, error = returned, raised
             ended.set()
 
         cancel = self.begin_asyncio(note, function, *args)
@@ -117,39 +118,53 @@ class Bridge:
         except trio.Cancelled:
             cancel()
             raise
-        if task is None or task.cancelled():
-            raise Cancelled("the answer was cancelled")
-        return task.result()
+        if isinstance(error, asyncio.CancelledError):
+            raise Cancelled("the answer was cancelled") from None
+        if error is not None:
+            raise error
+        return cast(T, result)
 
     def begin_asyncio(
         self,
-        note: Callable[[asyncio.Task[T]], object],
+        note: Callable[[T | None, BaseException | None], object],
         function: Callable[..., Coroutine[Any, Any, T]],
         *args: Any,
     ) -> Callable[[], None]:
         """Start an asyncio function from trio, without a trio task that waits for it.
 
-        ``note`` is called in the trio thread with the asyncio task when that is done, unless the bridge stops before.
+        ``note`` is called in the trio thread with what it returned and what it raised, unless the bridge stops before.
 
         Returns:
             What cancels it.
         """
-        task: asyncio.Task[T] | None = None
+        task: asyncio.Task[None] | None = None
+        has_begun = False
+
+        async def run() -> None:
+            nonlocal has_begun
+            has_begun = True
+            result: T | None = None
+            error: BaseException | None = None
+            try:
+                result = await function(*args)
+            except (Exception, asyncio.CancelledError) as raised:
+                error = raised
+            # from here and not by a callback of the task, which would cost a turn of the loop
+            end(result, error)
+
+        def end(result: T | None, error: BaseException | None) -> None:
+            with suppress(Cancelled):
+                self.soon(note, result, error)
 
         def start() -> None:
             nonlocal task
-            task = self._loop.create_task(function(*args))
-            task.add_done_callback(ended)
-
-        def ended(done: asyncio.Task[T]) -> None:
-            if not done.cancelled():
-                done.exception()  # retrieved, so that asyncio does not report it as lost
-            with suppress(Cancelled):
-                self.soon(note, done)
+            task = self._loop.create_task(run())
 
         def cancel() -> None:
             if task is not None:
                 task.cancel()
+                if not has_begun:
+                    end(None, asyncio.CancelledError())
 
         self.post(start)
         return lambda: self.post(cancel)

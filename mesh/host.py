@@ -235,8 +235,8 @@ class _Crossing:
         self._dispatcher = Dispatcher(service, limits, face.guard)
 
     def answer(self, caller: Caller, request: Frame, reply: Reply) -> Callable[[], None]:
-        def note(task: asyncio.Task[bytes]) -> None:
-            reply(None if task.cancelled() or task.exception() else task.result())
+        def note(answer: bytes | None, _error: BaseException | None) -> None:
+            reply(answer)
 
         return self._bridge.begin_asyncio(note, self._dispatcher.answer, caller, request)
 
