@@ -42,13 +42,17 @@ def cluster(
     in_process: Annotated[
         bool, typer.Option("--in-process", help="All nodes in this one process, over memory: for studies of many.")
     ] = False,
+    ray: Annotated[
+        bool, typer.Option("--ray", help="Each node an actor of Ray, on this machine or the Ray cluster at ADDRESS.")
+    ] = False,
+    address: Annotated[str | None, typer.Argument(metavar="[ADDRESS]", help="With --ray: HOST:PORT.")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="A setting of every node, like learning.distil_steps=60.")
     ] = None,
     timeout: Timeout = 3600,
     json_: Json = False,
 ) -> None:
-    """Many nodes on this machine teach each other, each in a process of its own."""
+    """Many nodes teach each other: each a process on this machine, all in one process, or actors of Ray."""
     from .cluster_options import ClusterOptions, parse_settings
 
     options = ClusterOptions(
@@ -63,13 +67,26 @@ def cluster(
         timeout_s=timeout,
         settings=parse_settings(settings or []),
     )
+    if in_process and ray:
+        raise ConfigError("--in-process and --ray", "choose one")
+    if address is not None and not ray:
+        raise ConfigError(f"{address!r} is an address of Ray", f"put --ray before it: --ray {address}")
     if in_process:
-        from .in_process_cluster import run_in_process_cluster as run
+        from .in_process_cluster import run_in_process_cluster
+
+        report = run_in_process_cluster(options, live=not json_)
+    elif ray:
+        from .ray_cluster import run_ray_cluster
+        from .ray_session import LOCAL
+
+        report = run_ray_cluster(options, address=address or LOCAL, live=not json_)
     elif nodes > MOST_PROCESSES:
-        raise ConfigError(f"{nodes} processes are too many for one machine", "add --in-process")
+        raise ConfigError(f"{nodes} processes are too many for one machine", "add --in-process, or --ray ADDRESS")
     else:
-        from .cluster import run_cluster as run
-    _finish_cluster(run(options, live=not json_), json_)
+        from .cluster import run_cluster
+
+        report = run_cluster(options, live=not json_)
+    _finish_cluster(report, json_)
 
 
 def _finish_cluster(report: Any, as_json: bool) -> None:

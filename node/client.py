@@ -56,12 +56,12 @@ def connect(home: str | Path | None = None) -> MeshClient:
 class MeshClient:
     """See `connect`. Every method raises `DaemonNotRunning` when no daemon answers."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, transport: httpx.AsyncBaseTransport | None = None) -> None:
+        """``transport`` leads to the daemon of a home on another machine; None: the socket in ``home``."""
         self._home = home
-        transport = httpx.AsyncHTTPTransport(uds=str(socket_path(home)))
-        self._http = httpx.AsyncClient(
-            transport=transport, base_url=f"http://{HOST}", timeout=10, event_hooks={"request": [self._show_token]}
-        )
+        hooks = {"request": [self._show_token]} if transport is None else {}
+        transport = transport or httpx.AsyncHTTPTransport(uds=str(socket_path(home)))
+        self._http = httpx.AsyncClient(transport=transport, base_url=f"http://{HOST}", timeout=10, event_hooks=hooks)
         self._space: Space | None = None
 
     async def __aenter__(self) -> MeshClient:
@@ -79,6 +79,14 @@ class MeshClient:
 
     async def close(self) -> None:
         await self._http.aclose()
+
+    async def forward(self, method: str, path: str, content: bytes, timeout_s: float) -> tuple[int, bytes]:
+        """A request of another program to the control API, as it is: status code and content of the answer."""
+        try:
+            response = await self._http.request(method, path, content=content, timeout=timeout_s)
+        except httpx.TransportError:
+            raise self._not_running() from None
+        return response.status_code, response.content
 
     async def status(self) -> dict[str, Any]:
         """What the node is, has and does; see docs/status.md for the fields."""

@@ -7,6 +7,7 @@ with test data that no node has.
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import multiprocessing
 import os
@@ -76,9 +77,11 @@ def run_cluster(options: ClusterOptions, *, live: bool) -> Report:
             import_what_nodes_need()
         processes = {member.name: _start(member) for member in cluster.members}
         try:
+            from .process_node import ProcessNode
             from .watch import watch
 
-            return watch(cluster, processes, started, live=live)
+            nodes = [ProcessNode(member.home, processes[member.name]) for member in cluster.members]
+            return asyncio.run(watch(cluster, nodes, started, live=live))
         finally:
             _stop(list(processes.values()))
 
@@ -187,17 +190,15 @@ def _be_a_node(home: Path, code: str | None, name: str, parent_pid: int) -> None
     try:
         settings = load_settings(home / "config.toml", environment={})
         if code is not None:
-            _join(home, code, settings)
+            join(home, code, settings)
         run_daemon(home, settings, parent_pid=parent_pid)
     except MeshloreError as error:
         print(f"meshlore: {error}", file=sys.stderr, flush=True)
         os._exit(error.exit_code)
 
 
-def _join(home: Path, code: str, settings: Settings) -> None:
+def join(home: Path, code: str, settings: Settings) -> None:
     """As `meshlore join` does; the founder may still be starting."""
-    import asyncio
-
     from ..mesh.join import join_mesh
     from .setup import settle_in
 

@@ -6,28 +6,46 @@ import asyncio
 import contextlib
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from rich.console import Console
 from rich.live import Live
 
 from ..errors import MeshloreError, TaskError
-from .client import MeshClient
 from .cluster import Cluster, Member
 from .display import live_table
 from .lane import Lane
 from .picture import Drawing, Timeline, draw
 from .pooled import train_pooled
 from .report import ModelReport, NodeReport, Report
-from .tasks import Evaluate, Evaluated, Generate, Version
+from .tasks import Evaluate, Evaluated, Generate, Generated, Result, Task, Version
 
 POLL_S = 0.4
 SETTLED_POLLS = 3
 DRAWN_PER_CLASS = 3
+
+
+class Watched(Protocol):
+    """A node of a cluster, wherever it runs. What touches it raises MeshloreError while it does not answer."""
+
+    @property
+    def lost(self) -> bool:
+        """For good."""
+
+    @property
+    def remark(self) -> str:
+        """What the report should say about it; empty: nothing."""
+
+    async def status(self) -> Mapping[str, Any]: ...
+
+    async def submit(self, task: Task, timeout_s: float) -> Result: ...
+
+    async def knowledge(self) -> tuple[Any, tuple[str, ...]]: ...
+
+    async def close(self) -> None: ...
 
 
 @dataclass
@@ -35,8 +53,7 @@ class Seen:
     """What the parent knows of one node."""
 
     member: Member
-    process: BaseProcess
-    client: MeshClient
+    node: Watched
     status: Mapping[str, Any] = field(default_factory=dict)
     before: Evaluated | None = None
     after: Evaluated | None = None
@@ -44,23 +61,23 @@ class Seen:
 
     @property
     def lost(self) -> bool:
-        return not self.process.is_alive()
+        return self.node.lost
 
     @property
     def settled(self) -> bool:
         return self.lost or (bool(self.status.get("settled")) and self.measured == self.status.get("version"))
 
 
-def watch(cluster: Cluster, processes: Mapping[str, BaseProcess], started: float, *, live: bool) -> Report:
-    """Follow a running cluster to its end and report."""
-    return asyncio.run(_Watch(cluster, processes, started).run(live))
+async def watch(cluster: Cluster, nodes: Sequence[Watched], started: float, *, live: bool) -> Report:
+    """Follow a running cluster to its end and report. ``nodes``: of its members, in their order; closed at the end."""
+    return await _Watch(cluster, nodes, started).run(live)
 
 
 class _Watch:
-    def __init__(self, cluster: Cluster, processes: Mapping[str, BaseProcess], started: float) -> None:
+    def __init__(self, cluster: Cluster, nodes: Sequence[Watched], started: float) -> None:
         self._cluster = cluster
         self._started = started
-        self._nodes = [Seen(m, processes[m.name], MeshClient(m.home)) for m in cluster.members]
+        self._nodes = [Seen(member, node) for member, node in zip(cluster.members, nodes, strict=True)]
         self._timeline: Timeline = {seen.member.name: [] for seen in self._nodes}
         self._remarks: list[str] = []
         self._lane = Lane("pooled")
@@ -87,8 +104,7 @@ class _Watch:
         finally:
             pooled.cancel()
             await self._lane.close()
-            for seen in self._nodes:
-                await seen.client.close()
+            await asyncio.gather(*(seen.node.close() for seen in self._nodes))
 
     async def _follow(self, show: Callable[[], None]) -> None:
         """Until every live node has been settled for a few polls, or time is up."""
@@ -108,7 +124,7 @@ class _Watch:
         if seen.lost:
             return
         with contextlib.suppress(MeshloreError):  # not up yet, or just gone: the next look tells
-            seen.status = await seen.client.status()
+            seen.status = await seen.node.status()
             version = seen.status["version"]
             if not version or version == seen.measured:
                 return
@@ -121,11 +137,14 @@ class _Watch:
 
     async def _measure(self, seen: Seen, version: Version) -> Evaluated:
         test = self._cluster.test
-        return await seen.client.submit(Evaluate(test, test.labels, where="here", version=version), timeout_s=120)
+        measured = await seen.node.submit(Evaluate(test, test.labels, where="here", version=version), 120)
+        if not isinstance(measured, Evaluated):
+            raise MeshloreError(f"{seen.member.name} answered with something else than an evaluation")
+        return measured
 
     async def _drawing(self, seen: Seen) -> Drawing:
         """Pictures of one node: what it published, and what it can draw of every class before and after."""
-        images, labels = await seen.client.knowledge()
+        images, labels = await seen.node.knowledge()
         private = seen.member.private
         return Drawing(
             seen.member.name,
@@ -141,13 +160,15 @@ class _Watch:
         for label in self._cluster.train.space.classes:
             task = Generate(label, DRAWN_PER_CLASS, seed=self._cluster.options.seed, where="here", version=version)
             with contextlib.suppress(TaskError, MeshloreError):  # it has no generator (of that time)
-                drawn[label] = (await seen.client.submit(task, timeout_s=30)).images
+                generated = await seen.node.submit(task, 30)
+                if isinstance(generated, Generated):
+                    drawn[label] = generated.images
         return drawn
 
     def _report(self, pooled: ModelReport, pictures: list[Any]) -> Report:
         for seen in self._nodes:
-            if seen.lost:
-                self._remarks.append(f"{seen.member.name} ended during the run (exit {seen.process.exitcode})")
+            if seen.node.remark:
+                self._remarks.append(seen.node.remark)
         anchors = [seen for seen in self._nodes if seen.member.private is None]
         anchor = None
         if anchors:
