@@ -52,6 +52,7 @@ class NodeActor:
         self._home = Path(spec.home)
         self._client = MeshClient(self._home)
         self._stop = asyncio.Event()
+        self._running: asyncio.Task[None] | None = None
 
     async def start(self, code: str | None, copy: Mapping[str, bytes] | None) -> str:
         """Be up, with the control API answering; Ray's id of the machine.
@@ -104,7 +105,8 @@ class NodeActor:
         import ray
 
         self._stop.set()
-        await asyncio.wait({self._running}, timeout=STOP_S)
+        if self._running is not None:
+            await asyncio.wait({self._running}, timeout=STOP_S)
         if ray.get_runtime_context().get_node_id() != self._spec.driver_machine:
             await asyncio.to_thread(shutil.rmtree, self._home, ignore_errors=True)
 

@@ -12,7 +12,7 @@ import structlog
 
 from ..errors import MeshloreError, Unreachable
 from .client import MeshClient
-from .ray_actor import START_S, NodeActor, NodeSpec
+from .ray_actor import START_S, STOP_S, NodeActor, NodeSpec
 from .tasks import Result, Task
 
 log = structlog.get_logger("meshlore.ray")
@@ -34,6 +34,7 @@ class RayNode:
         self.losses = 0
         self._copy: Mapping[str, bytes] | None = None
         self._version = 0
+        self._actor: Any = None
         self._machine: str | None = None
         self._reviving: asyncio.Task[None] | None = None
         self._given_up = ""
@@ -81,11 +82,12 @@ class RayNode:
         """End its actor; under ten seconds."""
         if self._reviving is not None:
             self._reviving.cancel()
-        try:
-            await self._call("stop", within_s=8)
-        except MeshloreError as error:
-            log.debug("not stopped politely", node=self.name, because=str(error))
-        self._ray.kill(self._actor)
+        if self._actor is not None:
+            try:
+                await self._call("stop", within_s=STOP_S + 3)
+            except MeshloreError as error:
+                log.debug("not stopped politely", node=self.name, because=str(error))
+            self._ray.kill(self._actor)
         await self._client.close()
 
     async def ask(self, method: str, path: str, body: bytes, timeout_s: float) -> tuple[int, bytes]:
