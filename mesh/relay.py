@@ -14,23 +14,22 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 from weakref import WeakSet
 
 import trio
 
 from . import upstream  # isort: skip
-from google.protobuf.message import DecodeError as ProtobufError
 from libp2p.abc import IHost, IMuxedConn, INetStream, IRawConnection
 from libp2p.connection_types import ConnectionType
 from libp2p.custom_types import TProtocol
 from libp2p.peer.id import ID
 from libp2p.relay.circuit_v2.pb import circuit_pb2 as pb
-from libp2p.relay.circuit_v2.utils import read_delimited_msg, write_delimited_msg
 from multiaddr import Multiaddr
 
 from ..errors import DecodeError, Refused, Unreachable
-from .messages import peer_id_in
+from . import circuit
+from .circuit import MAX_RELAY_ADDRESSES
 
 log = logging.getLogger("meshlore.mesh")
 
@@ -38,8 +37,6 @@ HOP = TProtocol("/libp2p/circuit/relay/0.2.0/hop")
 STOP = TProtocol("/libp2p/circuit/relay/0.2.0/stop")
 DEADLINE_S = 5.0
 READ_BYTES = 64 << 10
-MAX_RELAY_ADDRESSES = 2
-M = TypeVar("M")
 
 
 @dataclass(frozen=True)
@@ -89,10 +86,17 @@ class Relay:
 
     Args:
         own_addresses: where this node itself listens, with ``/p2p/``.
+        blame: told what a member asked that no honest one asks, and who.
     """
 
-    def __init__(self, host: IHost, limits: RelayLimits, own_addresses: Callable[[], list[str]]) -> None:
-        self._host, self._limits, self._own_addresses = host, limits, own_addresses
+    def __init__(
+        self,
+        host: IHost,
+        limits: RelayLimits,
+        own_addresses: Callable[[], list[str]],
+        blame: Callable[[DecodeError, str], None],
+    ) -> None:
+        self._host, self._limits, self._own_addresses, self._blame = host, limits, own_addresses, blame
         self._swarm = host.get_network()
         self._reserved_by: dict[str, float] = {}
         self._reserved_at: set[str] = set()
@@ -127,27 +131,23 @@ class Relay:
             Refused: it takes no (more) reservations.
             DecodeError: the answer is malformed.
         """
-        answer = await _ask(stream, pb.HopMessage(type=pb.HopMessage.RESERVE), pb.HopMessage)
+        answer = await _ask(stream, pb.HopMessage(type=pb.HopMessage.RESERVE))
         with upstream.shielded(1):
             await stream.close()
-        _check(answer, pb.HopMessage.STATUS)
-        addresses = [_text(data) for data in answer.reservation.addrs[:MAX_RELAY_ADDRESSES]]
-        if not addresses or any(peer_id_in(address) != relay_id for address in addresses):
-            raise DecodeError("a relay names other addresses than its own")
+        reservation = circuit.read_reservation(answer, relay_id)
         self._reserved_at.add(relay_id)
-        return addresses, max(0.0, answer.reservation.expire - time.time())
+        return list(reservation.addresses), max(0.0, reservation.expire - time.time())
 
     async def _serve_stop(self, stream: INetStream) -> None:
         """A relay says that a peer is at the other end of this stream; who that is, Noise will tell."""
         relay_id = str(stream.muxed_conn.peer_id)
         with trio.fail_after(DEADLINE_S):
-            asked = await read_delimited_msg(stream, pb.StopMessage)
-            known = relay_id in self._reserved_at and asked.type == pb.StopMessage.CONNECT
+            known = circuit.is_circuit(await circuit.read(stream)) and relay_id in self._reserved_at
             status = pb.OK if known else pb.PERMISSION_DENIED
-            await write_delimited_msg(stream, pb.StopMessage(type=pb.StopMessage.STATUS, status=status))
+            await circuit.write(stream, pb.StopMessage(type=pb.StopMessage.STATUS, status=status))
         if known:
-            circuit = CircuitConnection(stream, is_initiator=False)
-            muxed = await self._swarm.upgrade_inbound_raw_conn(circuit, Multiaddr("/p2p-circuit"))
+            connection = CircuitConnection(stream, is_initiator=False)
+            muxed = await self._swarm.upgrade_inbound_raw_conn(connection, Multiaddr("/p2p-circuit"))
             self._relayed.add(muxed)
             await muxed.event_closed.wait()
 
@@ -161,7 +161,7 @@ class Relay:
         """
         asked = pb.HopMessage(type=pb.HopMessage.CONNECT, peer=pb.PeerId(id=peer_id.to_bytes()))
         try:
-            _check(await _ask(stream, asked, pb.HopMessage), pb.HopMessage.STATUS)
+            circuit.check_accepted(await _ask(stream, asked), pb.HopMessage)
         except (Refused, DecodeError) as error:
             await stream.reset()
             raise Unreachable(f"the relay cannot reach it: {error.message}", "is the node there running?") from error
@@ -172,16 +172,19 @@ class Relay:
 
     async def _serve_hop(self, stream: INetStream) -> None:
         caller = str(stream.muxed_conn.peer_id)
-        with trio.fail_after(DEADLINE_S):
-            asked = await read_delimited_msg(stream, pb.HopMessage)
+        try:
+            with trio.fail_after(DEADLINE_S):
+                asked = circuit.read_asked(await circuit.read(stream))
+        except DecodeError as error:
+            self._blame(error, caller)
+            await _answer(stream, pb.MALFORMED_MESSAGE)
+            return
         if not self.is_direct(caller):
             await _answer(stream, pb.PERMISSION_DENIED)
-        elif asked.type == pb.HopMessage.RESERVE:
+        elif asked.target is None:
             await self._take_reservation(caller, stream)
-        elif asked.type == pb.HopMessage.CONNECT:
-            await self._connect(caller, asked.peer.id, stream)
         else:
-            await _answer(stream, pb.MALFORMED_MESSAGE)
+            await self._connect(caller, asked.target, stream)
 
     async def _take_reservation(self, caller: str, stream: INetStream) -> None:
         now = time.monotonic()
@@ -195,8 +198,7 @@ class Relay:
         expire = int(time.time() + self._limits.reservation_s)
         await _answer(stream, pb.OK, pb.Reservation(expire=expire, addrs=addresses), self._limit())
 
-    async def _connect(self, caller: str, target_bytes: bytes, stream: INetStream) -> None:
-        target = str(ID(target_bytes))
+    async def _connect(self, caller: str, target: str, stream: INetStream) -> None:
         if self._reserved_by.get(target, 0.0) < time.monotonic() or not self.is_direct(target):
             await _answer(stream, pb.NO_RESERVATION)
             return
@@ -216,7 +218,7 @@ class Relay:
         )
         try:
             onward = await upstream.open_stream(self._host, self._nursery, target, STOP, DEADLINE_S)
-            _check(await _ask(onward, asked, pb.StopMessage), pb.StopMessage.STATUS)
+            circuit.check_accepted(await _ask(onward, asked), pb.StopMessage)
         except Exception as error:
             log.debug("no circuit from …%s to …%s: %r", caller[-8:], str(target)[-8:], error)
             await _answer(stream, pb.CONNECTION_FAILED)
@@ -264,27 +266,16 @@ async def pass_bytes(source: INetStream, target: INetStream, budget: Budget, idl
         await target.write(data)
 
 
-async def _ask(stream: INetStream, asked: Any, kind: type[M]) -> M:
+async def _ask(stream: INetStream, asked: Any) -> bytes:
     """Send one message and read one; the stream is reset if that fails."""
     try:
         with trio.fail_after(DEADLINE_S):
-            await write_delimited_msg(stream, asked)
-            answer: M = await read_delimited_msg(stream, kind)
-            return answer
-    except BaseException as error:
+            await circuit.write(stream, asked)
+            return await circuit.read(stream)
+    except BaseException:
         with upstream.shielded(1), suppress(Exception):
             await stream.reset()
-        if isinstance(error, ProtobufError):
-            raise DecodeError("a relay sent something else than a message of circuit v2") from error
         raise
-
-
-def _check(answer: Any, kind: int) -> None:
-    if answer.type != kind:
-        raise DecodeError("a relay answered with something else than a status")
-    if answer.status != pb.OK:
-        name = pb.Status.Name(answer.status) if answer.status in pb.Status.values() else str(answer.status)
-        raise Refused(f"it answered {name.lower().replace('_', ' ')}", "try another relay", code="relay")
 
 
 async def _answer(
@@ -295,11 +286,4 @@ async def _answer(
 ) -> None:
     message = pb.HopMessage(type=pb.HopMessage.STATUS, status=status, reservation=reservation, limit=limit)
     with trio.fail_after(DEADLINE_S):
-        await write_delimited_msg(stream, message)
-
-
-def _text(data: bytes) -> str:
-    try:
-        return str(Multiaddr(data))
-    except Exception as error:
-        raise DecodeError("a relay names an address that is none") from error
+        await circuit.write(stream, message)

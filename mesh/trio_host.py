@@ -69,7 +69,12 @@ class TrioHost:
             on_excess=lambda peer_id: door.guard.refuse("connection", TOO_MUCH, peer_id),
         )
         self._swarm = self._libp2p.get_network()
-        self._relay = Relay(self._libp2p, RelayLimits(), lambda: dialable(self.addresses))
+        self._relay = Relay(
+            self._libp2p,
+            RelayLimits(),
+            lambda: dialable(self.addresses),
+            blame=lambda error, peer_id: door.guard.refuse("stream", error, peer_id),
+        )
         self._calls: dict[str, Calls] = {}
         self._locks: dict[str, trio.Lock] = {}
         self._serving: Counter[tuple[str, str]] = Counter()

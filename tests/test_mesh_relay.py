@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from meshlore.errors import DecodeError, MeshloreError, NotAMember, PeerError, Refused, Unreachable
-from meshlore.mesh import relay
+from meshlore.mesh import circuit, relay
 from meshlore.mesh.host import Libp2pTransport
 from meshlore.mesh.transport import Body, Caller
 from meshlore.security.identity import Identity
@@ -193,3 +193,24 @@ async def test_a_circuit_through_itself_or_to_nobody_is_refused(three: Any, tail
     ann, middle, _, _ = three
     with pytest.raises(Unreachable):
         await ann.connect(middle.addresses()[0] + tail.format(me=middle.peer_id), 3)
+
+
+@pytest.mark.parametrize(
+    "says", [b"\x02\x08\x02", b"\x02\x08\x01", b"\x06\x08\x01\x12\x02\x0a\x00", b"\xff\xff\x03", b"\x03xyz"]
+)
+async def test_who_asks_a_relay_for_nonsense_is_told_so_and_blamed(
+    start: Start, new_member: NewMember, says: bytes
+) -> None:
+    (eve, _), (middle, _) = [await start(new_member(name)) for name in ("eve", "middle")]
+    await eve.connect(middle.addresses()[0], 5)
+    host: Any = eve._host
+
+    async def ask() -> bytes:
+        stream = await host._open(middle.peer_id, relay.HOP)
+        await stream.write(says)
+        return await circuit.read(stream)
+
+    answer = circuit.pb.HopMessage()
+    answer.ParseFromString(await eve._bridge.call(ask))
+    assert answer.status == circuit.pb.MALFORMED_MESSAGE
+    assert middle.guard.refusals()["stream"] == {"decode-error": 1}

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from libp2p.peer.id import ID
 from meshlore.codec import pack, unpack
 from meshlore.errors import DecodeError
 from meshlore.knowledge.packet import LogitPacket, SamplePacket
 from meshlore.knowledge.packet import decode as decode_packet
 from meshlore.knowledge.packet import encode as encode_packet
 from meshlore.knowledge.space import Space
-from meshlore.mesh import frames, messages
+from meshlore.mesh import circuit, frames, messages
 from meshlore.mesh.reconcile import Answer
 from meshlore.mesh.records import issue_record, read_record
 from meshlore.node import tasks
@@ -30,6 +31,7 @@ from meshlore.security.join import answer_request, build_request, finish
 from meshlore.security.keyring import Keyring
 from meshlore.security.membership import found_mesh
 from meshlore.security.sealing import open_sealed, seal
+from multiaddr import Multiaddr
 
 NOW = 1_800_000_000.0
 SPACE = Space((1, 8, 8), ("cat", "cow", "dog"))
@@ -60,6 +62,15 @@ def all_decoders(folder: Path) -> list[Decoder]:
     hello = messages.hello_body(messages.Hello(introduction, {"stage": 1}, bytes(16), (other,)))
     difference = Answer([("ab" * 32, 9)], frozenset({1, 2}), frozenset({2}))
     sealed = seal(_sample_packet(), credentials=founder, seq=1, now=NOW)
+
+    target = circuit.pb.PeerId(id=ID.from_string(host).to_bytes())
+    asked_of_relays = (
+        circuit.pb.HopMessage(type=circuit.pb.HopMessage.RESERVE),
+        circuit.pb.HopMessage(type=circuit.pb.HopMessage.CONNECT, peer=target),
+    )
+    place = circuit.pb.Reservation(expire=int(NOW), addrs=[Multiaddr(address).to_bytes()])
+    reserved = circuit.pb.HopMessage(type=circuit.pb.HopMessage.STATUS, status=circuit.pb.OK, reservation=place)
+    offered = circuit.pb.StopMessage(type=circuit.pb.StopMessage.CONNECT, peer=target)
 
     def admission(data: bytes) -> object:
         message = unpack(data, max_bytes=8256, max_items=16)
@@ -105,6 +116,13 @@ def all_decoders(folder: Path) -> list[Decoder]:
                 ),
             ),
         ),
+        Decoder("relay asked", circuit.read_asked, tuple(asked.SerializeToString() for asked in asked_of_relays)),
+        Decoder(
+            "relay answer",
+            lambda data: circuit.read_reservation(data, host),
+            (reserved.SerializeToString(),),
+        ),
+        Decoder("circuit", circuit.is_circuit, (offered.SerializeToString(),)),
         Decoder("certificate", Certificate.decode, (founder.certificate_bytes,)),
         Decoder("charter", Charter.decode, (founder.charter.encode(),)),
         Decoder("authority", lambda data: Authority.decode(data, founder.charter), (governed.authority.encode(),)),
