@@ -106,6 +106,15 @@ def test_two_devices_with_own_data_and_an_own_model_teach_each_other() -> None:
     assert "ann alone: " in output
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(WAIT_S + 20)
+def test_an_anchor_adapts_a_pipeline_and_draws(tmp_path: Path) -> None:
+    brief = ["--pretrain", "2", "--steps", "2", "--draw-steps", "1"]
+    code, output = finished(start("examples/anchor_pipeline.py", *brief, "--output", tmp_path))
+    assert code == 0, output
+    assert Image.open(tmp_path / "drawn.png").size == (576, 480)
+
+
 @pytest.mark.timeout(WAIT_S + 20)
 def test_an_interrupted_example_leaves_no_process_behind() -> None:
     process = start("examples/own_data_own_model.py", "--images", "20")
