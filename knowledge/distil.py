@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from .augment import Views, own_views
 from .data import Dataset
 from .device import CPU
+from .executor import IN_PROCESS, Executor
 from .lessons import Lessons
 from .models import to_tensor
 from .training import Step, cosine, no_step
@@ -68,11 +69,13 @@ def distil(
     seed: int,
     step: Step = no_step,
     device: torch.device = CPU,
+    executor: Executor = IN_PROCESS,
 ) -> nn.Module:
     """A student that starts from ``model`` (left untouched) and learns from ``private`` and ``lessons``.
 
     Args:
         device: where it learns; what comes back is on the CPU.
+        executor: who computes the gradients.
 
     Returns:
         the student in evaluation mode; an unchanged copy when there is nothing to learn from.
@@ -90,26 +93,41 @@ def distil(
     adam = torch.optim.AdamW(weights, lr=0.0, weight_decay=settings.weight_decay, fused=True)
     # where a sample has soft targets, they take their share of its loss
     answered = soft.sum(dim=1) * settings.soft_share
-    taught = bool((answered > 0).any())
+    loss = DistilLoss(adjustment, settings.temperature, answered=bool((answered > 0).any()))
     student.train()
     for turn in range(settings.steps):
         warm = min(1.0, (turn + 1) / 10)
         adam.param_groups[0]["lr"] = warm * cosine(turn / settings.steps, settings.learning_rate, floor=0.03)
         batch = chosen[turn]
         images = pool[batch] if settings.views is None else own_views(pool[batch], settings.views, random)
-        logits = student(images)
-        hard = F.cross_entropy(logits + adjustment, labels[batch], reduction="none")
-        loss = (hard * (1 - answered[batch])).mean()
-        if taught:
-            said = F.log_softmax(logits / settings.temperature, dim=-1)
-            divergence = F.kl_div(said, soft[batch], reduction="none").sum(dim=1)
-            loss = loss + (divergence * answered[batch]).mean() * settings.temperature**2
-        adam.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        executor.gradient(student, loss, (images, labels[batch], soft[batch], answered[batch]))
         nn.utils.clip_grad_norm_(weights, 1.0)  # soft targets come from others: no single batch may run away
         adam.step()
         step((turn + 1) / settings.steps)
     return student.cpu().eval()
+
+
+@dataclass(frozen=True)
+class DistilLoss:
+    """Cross-entropy with the labels, and where a sample has soft targets, their divergence in its place.
+
+    Takes images (n, c, h, w), labels (n,), soft targets (n, k) and the share (n,) of these in the loss.
+    """
+
+    adjustment: Tensor
+    temperature: float
+    answered: bool
+
+    def __call__(self, model: nn.Module, *batch: Tensor) -> Tensor:
+        images, labels, soft, share = batch
+        logits = model(images)
+        hard = F.cross_entropy(logits + self.adjustment, labels, reduction="none")
+        loss = (hard * (1 - share)).mean()
+        if self.answered:
+            said = F.log_softmax(logits / self.temperature, dim=-1)
+            divergence = F.kl_div(said, soft, reduction="none").sum(dim=1)
+            loss = loss + (divergence * share).mean() * self.temperature**2
+        return loss
 
 
 def _material(

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from ..errors import ModelError
 from .device import CPU
+from .executor import IN_PROCESS, Executor
 from .flow import Codec, FlowSettings, Velocity, build_velocity, from_diffusers
 from .models import to_images, to_tensor
 from .resuming import Checkpoint, Optimisation, turns
@@ -132,6 +133,7 @@ def fit_generator(
     step: Step = no_step,
     checkpoint: Checkpoint | None = None,
     device: torch.device = CPU,
+    executor: Executor = IN_PROCESS,
 ) -> FlowGenerator:
     """Train a generator on own data, or on own data together with received samples.
 
@@ -141,6 +143,7 @@ def fit_generator(
     Args:
         images: uint8 (n, c, h, w), n >= 1; labels int64 (n,); weights float (n,) >= 0, 1 if not given.
         device: where it is trained; it draws on the CPU.
+        executor: who computes the gradients.
     """
     settings = settings or FlowSettings.for_space(space)
     random = torch.Generator().manual_seed(seed)
@@ -152,8 +155,14 @@ def fit_generator(
     codec = Codec.fit(flat, chance, settings)
     codes = codec.encode(flat).to(device)
     net = build_velocity(codec, space, settings, seed).to(device)
-    average = _train(net, codes, truth.to(device), chance, settings, steps, random, step, checkpoint)
+    average = _train(net, codes, truth.to(device), chance, settings, steps, random, step, checkpoint, executor)
     return FlowGenerator(space, settings, average.cpu().eval(), codec, counts > 0)
+
+
+def flow_loss(model: nn.Module, *batch: Tensor) -> Tensor:
+    """Of noisy codes (n, d), times (n,), labels (n,) and the velocities (n, d) that are wanted."""
+    noisy, time, wanted, velocity = batch
+    return F.mse_loss(model(noisy, time, wanted), velocity)
 
 
 def _train(
@@ -166,6 +175,7 @@ def _train(
     random: torch.Generator,
     step: Step,
     checkpoint: Checkpoint | None,
+    executor: Executor,
 ) -> Velocity:
     """Flow matching; returns the moving average of the weights, which draws better than the last ones."""
     average = copy.deepcopy(net).requires_grad_(False)
@@ -187,9 +197,7 @@ def _train(
         noise = torch.randn(clean.shape, generator=random).to(codes.device)
         time = torch.sigmoid(torch.randn(batch, generator=random)).to(codes.device)
         noisy = torch.lerp(clean, noise, time[:, None])
-        loss = F.mse_loss(net(noisy, time, wanted), noise - clean)
-        adam.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        executor.gradient(net, flow_loss, (noisy, time, wanted, noise - clean))
         nn.utils.clip_grad_norm_(weights, 1.0)
         adam.step()
         decay = min(settings.averaging, (turn + 1) / (turn + 10))

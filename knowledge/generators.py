@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .data import Images, Labels
 from .device import CPU
+from .executor import IN_PROCESS, Executor
 from .flow import FlowSettings
 from .generator import FlowGenerator, fit_generator
 from .resuming import Checkpoint
@@ -76,6 +77,7 @@ class Flows:
 
     settings: FlowSettings
     device: torch.device = CPU
+    executor: Executor = IN_PROCESS
 
     def fit(
         self,
@@ -101,6 +103,7 @@ class Flows:
             step=step,
             checkpoint=checkpoint,
             device=self.device,
+            executor=self.executor,
         )
 
     def restore(self, state: Mapping[str, Tensor], space: Space) -> FlowGenerator | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import logging
 import os
@@ -19,6 +20,7 @@ import torch
 
 from ..errors import ConfigError
 from ..knowledge.data import Dataset
+from ..knowledge.executor import IN_PROCESS, Executor
 from ..knowledge.sources import fitted, load_npz, load_private
 from ..knowledge.space import Space
 from ..mesh.authority import AuthoritySpread
@@ -52,6 +54,7 @@ from .neighbourhood import advertised_model, advertised_stage
 from .plan import Role
 from .ports import remember_ports, same_ports
 from .private_learner import PrivateLearner, leave_vault, open_vault
+from .ray_executor import executor_of
 from .renewal import Renewal
 from .security_status import describe_security
 from .service import TaskService
@@ -235,12 +238,14 @@ def build_node(
     *,
     lane: Lane | None = None,
     wrap_learner: Callable[[Learner], Learner] = lambda learner: learner,
+    executor: Executor = IN_PROCESS,
 ) -> tuple[EdgeNode, list[str]]:
     """A node from its home, and notes for the user on how its data were read.
 
     Args:
         lane: where it computes, a thread of its own if not given.
         wrap_learner: what learns in place of the node's own learner; for studies.
+        executor: who computes for it (`executor_of`).
 
     Raises:
         DataError, ModelError, StateError, ConfigError: it cannot start; nothing was changed.
@@ -277,6 +282,7 @@ def build_node(
             experts=settings.anchor.experts,
             generators=generators,
             checkpoint=checkpoint,
+            executor=executor,
         )
     else:
         notes += leave_vault(home, settings.privacy)
@@ -291,6 +297,7 @@ def build_node(
             guard=guard,
             generators=generators,
             checkpoint=checkpoint,
+            executor=executor,
         )
     learner.fresh()
     for path in private_additions(home) if role == "node" else ():
@@ -335,17 +342,19 @@ def run_daemon(home: Path, settings: Settings, *, passphrase: str | None = None,
     try:
         credentials = Credentials.load(home, passphrase)
         settings = settings.model_copy(update={"name": credentials.certificate.name})
-        asyncio.run(_run(settings, Membership(home, credentials, passphrase), parent_pid))
+        with executor_of(settings.anchor, credentials.certificate.roles) as executor:
+            asyncio.run(_run(settings, Membership(home, credentials, passphrase), parent_pid, executor))
     finally:
         lock.release()
 
 
-async def _run(settings: Settings, membership: Membership, parent_pid: int | None) -> None:
+async def _run(settings: Settings, membership: Membership, parent_pid: int | None, executor: Executor) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    node, notes = await asyncio.to_thread(build_node, membership.home, settings, membership.credentials)
+    build = functools.partial(build_node, membership.home, settings, membership.credentials, executor=executor)
+    node, notes = await asyncio.to_thread(build)
     for note in notes:
         log.info(note)
     await node.restore()

@@ -22,6 +22,7 @@ from ..knowledge.copies import Guard, distinct, everything
 from ..knowledge.data import Dataset, concatenate
 from ..knowledge.device import choose_device
 from ..knowledge.distil import DistilSettings, distil
+from ..knowledge.executor import IN_PROCESS, Elsewhere, Executor
 from ..knowledge.flow import FlowSettings
 from ..knowledge.generators import Flows, Generator, GeneratorKind, usual_steps
 from ..knowledge.growth import grown_classifier
@@ -82,6 +83,7 @@ class Learner:
         guard: says which synthetic samples may leave the device.
         generators: the kind of its generator; None: the compact one that the settings name.
         checkpoint: where condensing and generating go on when they were interrupted; None: they begin anew.
+        executor: who computes gradients of distillation and generation, and draws.
 
     Attributes:
         held_out: the private samples that no classifier here is trained on.
@@ -103,6 +105,7 @@ class Learner:
         guard: Guard = distinct,
         generators: GeneratorKind | None = None,
         checkpoint: Checkpoint | None = None,
+        executor: Executor = IN_PROCESS,
     ) -> None:
         self.space = space
         self.role = role
@@ -113,9 +116,11 @@ class Learner:
         self.private = private
         self._checkpoint = checkpoint
         self._device = device = choose_device(settings.device)
-        self._fit, self._distil = partial(fit_classifier, device=device), partial(distil, device=device)
+        self._fit = partial(fit_classifier, device=device)
+        self._distil = partial(distil, device=device, executor=executor)
         self._flow = FlowSettings.for_space(space, settings.generator)
-        self.generators = generators or Flows(self._flow, device)
+        kind = generators or Flows(self._flow, device, executor)
+        self.generators = kind if executor is IN_PROCESS else Elsewhere(kind, executor)
         self._train: Dataset | None = None
         self.held_out: Dataset | None = None
         if private is not None:

@@ -54,11 +54,13 @@ class Privacy(BaseModel):
 
 
 class Anchor(BaseModel):
-    """How an anchor learns; docs/anchor.md."""
+    """How an anchor learns (docs/anchor.md), and where it computes (docs/ray.md)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     experts: int = Field(0, ge=0, le=64)
+    ray: str = Field("", pattern=r"^(|local|[A-Za-z0-9_.-]+:\d{1,5})$")
+    workers: int = Field(2, ge=1, le=256)
 
 
 class Pipeline(BaseModel):
