@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..errors import ModelError
 from .augment import own_views
 from .device import CPU
+from .executor import IN_PROCESS, Executor
 from .distil import DistilSettings, distil
 from .growth import grown_classifier
 from .lessons import Lessons
@@ -185,6 +186,7 @@ def learn_mixture(
     seed: int,
     step: Step = no_step,
     device: torch.device = CPU,
+    executor: Executor = IN_PROCESS,
 ) -> Mixture:
     """Train the experts whose shards changed, and the gate anew.
 
@@ -211,6 +213,7 @@ def learn_mixture(
                 seed=seed + place,
                 step=_portion(step, place, parts),
                 device=device,
+                executor=executor,
             )
         experts.append(expert)
     seen = torch.stack([_taught(shard.lessons) for shard in shards])

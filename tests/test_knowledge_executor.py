@@ -46,7 +46,12 @@ def test_the_parts_of_a_batch_have_its_gradient(samples: int) -> None:
     model = build_model("mlp", DIGITS.space, 0)
     random = torch.Generator().manual_seed(1)
     soft = torch.softmax(torch.randn((samples, 10), generator=random), dim=1)
-    batch = (torch.randn((samples, 1, 8, 8), generator=random), torch.arange(samples) % 10, soft, torch.full((samples,), 0.4))
+    batch = (
+        torch.randn((samples, 1, 8, 8), generator=random),
+        torch.arange(samples) % 10,
+        soft,
+        torch.full((samples,), 0.4),
+    )
     loss = DistilLoss(torch.zeros(10), 2.0, answered=True)
     IN_PROCESS.gradient(model, loss, batch)
     whole = [weight.grad.clone() for weight in model.parameters()]
@@ -70,7 +75,7 @@ def test_a_generator_trained_in_parts_is_the_same() -> None:
 
 
 def test_what_is_drawn_elsewhere_is_what_would_be_drawn_here() -> None:
-    kind = Elsewhere(Flows(FlowSettings(dimensions=8, width=16, depth=1), CPU), IN_PROCESS)
+    kind = Elsewhere(Flows(FlowSettings(), CPU), IN_PROCESS)
     images, labels = DIGITS.images, DIGITS.labels
     weights = np.ones(len(labels), np.float32)
     drawing = kind.fit(images, labels, weights, DIGITS.space, None, steps=2, seed=1, step=no_step, checkpoint=None)
