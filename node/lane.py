@@ -2,13 +2,15 @@
 
 Long work (training) calls ``step`` between its optimisation steps. Inside ``step`` the lane runs the
 urgent work (inference for tasks) that came in meanwhile, so a served task starts within one training
-step, and training is paused, never lost. A cancelled piece of long work ends at its next step.
+step, and training is paused, never lost. Tasks that ask for more than their share of the lane wait in turn
+with training (`meshlore.node.turns`). A cancelled piece of long work ends at its next step.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -16,20 +18,30 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from ..errors import Cancelled, Refused
+from .turns import Turns
 
 T = TypeVar("T")
 Step = Callable[[float], None]
 
 MAX_URGENT = 64
+SHARE = 0.8
+"""Of the time while something is trained, what tasks may take."""
 
 
 @dataclass(frozen=True)
 class LaneState:
-    """What the lane is doing: label and fraction of the long work, and how much urgent work waits."""
+    """What the lane is doing: label and fraction of the long work, and how much urgent work waits.
+
+    Attributes:
+        load: pieces of urgent work that wait or are being done.
+        latency_s: how long the next piece would take if none waited.
+    """
 
     label: str
     fraction: float
     waiting: int
+    load: int
+    latency_s: float
 
 
 @dataclass
@@ -54,9 +66,18 @@ class _Job:
 
 
 class Lane:
-    """Runs long work one piece at a time, and urgent work in between."""
+    """Runs long work one piece at a time, and urgent work in between.
 
-    def __init__(self, name: str = "lane") -> None:
+    Args:
+        share: of the time while something is trained, what urgent work may take, 0 < share <= 1.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self, name: str = "lane", *, share: float = SHARE, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self._whose_turn, self._clock = Turns(share), clock
+        self._serving = 0
         self._condition = threading.Condition()
         self._urgent: deque[_Job] = deque()
         self._long: deque[_Job] = deque()
@@ -67,7 +88,9 @@ class Lane:
 
     @property
     def state(self) -> LaneState:
-        return LaneState(self._label, self._fraction, len(self._urgent))
+        waiting, turns = len(self._urgent), self._whose_turn
+        latency_s = turns.task_s + (turns.step_s if self._label else 0.0)
+        return LaneState(self._label, self._fraction, waiting, waiting + self._serving, latency_s)
 
     async def train(self, label: str, work: Callable[[Step], T]) -> T:
         """Run ``work(step)`` after the long work that waits already; cancelling ends it at its next step.
@@ -77,14 +100,21 @@ class Lane:
         """
         cancelled = threading.Event()
 
+        since = 0.0
+
         def step(fraction: float) -> None:
+            nonlocal since
+            self._whose_turn.trained(self._clock() - since)
             self._fraction = fraction
             if cancelled.is_set() or self._closed:
                 raise Cancelled(f"{label} was stopped")
             self._run_urgent()
+            since = self._clock()
 
         def labelled() -> T:
+            nonlocal since
             self._label, self._fraction = label, 0.0
+            since = self._clock()
             try:
                 step(0.0)
                 return work(step)
@@ -98,7 +128,7 @@ class Lane:
             raise
 
     async def serve(self, work: Callable[[], T]) -> T:
-        """Run short ``work`` as soon as the step in flight has ended.
+        """Run short ``work`` as soon as the step in flight has ended and those before it are done.
 
         Raises:
             Refused: ``MAX_URGENT`` pieces wait already (code "busy").
@@ -129,12 +159,19 @@ class Lane:
         return future
 
     def _run_urgent(self) -> None:
-        while self._urgent:
+        """What waits, while it is the turn of tasks."""
+        while self._urgent and self._whose_turn.for_tasks:
             with self._condition:
                 if not self._urgent:
                     return
                 job = self._urgent.popleft()
-            job.run()
+            self._serve(job, beside_training=True)
+
+    def _serve(self, job: _Job, *, beside_training: bool) -> None:
+        started, self._serving = self._clock(), 1
+        job.run()
+        self._serving = 0
+        self._whose_turn.served(self._clock() - started, beside_training=beside_training)
 
     def _work(self) -> None:
         while True:
@@ -143,5 +180,10 @@ class Lane:
                     self._condition.wait()
                 if self._closed:
                     return
-                job = (self._urgent or self._long).popleft()
-            job.run()
+                urgent = bool(self._urgent) and (self._whose_turn.for_tasks or not self._long)
+                job = (self._urgent if urgent else self._long).popleft()
+                training_waits = bool(self._long)
+            if urgent:
+                self._serve(job, beside_training=training_waits)
+            else:
+                job.run()

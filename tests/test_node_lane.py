@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 
 import pytest
 from meshlore.errors import Cancelled, Refused
@@ -194,4 +195,69 @@ async def test_a_closed_lane_refuses_work_at_once(lane):
         await lane.serve(lambda: 1)
     with pytest.raises(Cancelled):
         await lane.train("learning", lambda _step: 1)
+    await lane.close()
+
+
+class Clock:
+    """Seconds that pass when somebody works."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+    def work(self, seconds: float) -> None:
+        self.now_s += seconds
+
+
+@pytest.mark.parametrize("share", [0.5, 0.8])
+async def test_tasks_that_ask_for_all_get_their_share_of_the_time_and_training_the_rest(share):
+    clock, trained_s, served_s = Clock(), 0.0, 0.0
+    lane = Lane("test", share=share, clock=clock)
+
+    def serve():
+        nonlocal served_s
+        clock.work(0.01)
+        served_s += 0.01
+
+    async def always():
+        while True:
+            await lane.serve(serve)
+
+    def train(step):
+        nonlocal trained_s
+        while clock.now_s < 20:
+            clock.work(0.02)
+            trained_s += 0.02
+            step(clock.now_s / 20)
+            while lane.state.waiting < len(users):
+                time.sleep(0.0002)
+
+    users = [asyncio.create_task(always()) for _ in range(12)]
+    try:
+        await asyncio.wait_for(lane.train("learning", train), WAIT_S)
+    finally:
+        for user in users:
+            user.cancel()
+        await lane.close()
+    assert abs(served_s / (served_s + trained_s) - share) < 0.05
+
+
+async def test_the_state_says_how_much_waits_and_how_long_a_piece_takes():
+    clock = Clock()
+    lane = Lane("test", clock=clock)
+    await lane.serve(lambda: clock.work(0.02))
+    assert lane.state.latency_s == pytest.approx(0.02)
+    seen = []
+
+    def train(step):
+        clock.work(0.5)
+        step(0.5)
+        seen.append(lane.state.latency_s)
+
+    await asyncio.wait_for(lane.train("learning", train), WAIT_S)
+    await lane.serve(lambda: seen.append(lane.state.load))
+    assert seen[0] > lane.state.latency_s, "a task may have to wait for a training step"
+    assert seen[1] == 1, "what is being done counts"
     await lane.close()
