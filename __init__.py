@@ -26,36 +26,18 @@ if TYPE_CHECKING:
     from .knowledge.sources import load
     from .knowledge.space import Space
     from .node.client import MeshClient, connect
-    from .node.tasks import (
-        Answer,
-        Classified,
-        Classify,
-        Evaluate,
-        Evaluated,
-        FineTune,
-        FineTuned,
-        Generate,
-        Generated,
-    )
+    from .node.results import Answer, Classified, Evaluated, FineTuned, Generated, Learned
+    from .node.tasks import Classify, Evaluate, FineTune, Generate, Skill
 
-_HOMES = {
-    "MeshClient": ".node.client",
-    "connect": ".node.client",
-    "load": ".knowledge.sources",
-    "Space": ".knowledge.space",
-} | dict.fromkeys(
-    (
-        "Answer",
-        "Classified",
-        "Classify",
-        "Evaluate",
-        "Evaluated",
-        "FineTune",
-        "FineTuned",
-        "Generate",
-        "Generated",
-    ),
-    ".node.tasks",
+_HOMES = (
+    {
+        "MeshClient": ".node.client",
+        "connect": ".node.client",
+        "load": ".knowledge.sources",
+        "Space": ".knowledge.space",
+    }
+    | dict.fromkeys(("Classify", "Evaluate", "FineTune", "Generate", "Skill"), ".node.tasks")
+    | dict.fromkeys(("Answer", "Classified", "Evaluated", "FineTuned", "Generated", "Learned"), ".node.results")
 )
 
 __all__ = [
@@ -73,9 +55,11 @@ __all__ = [
     "Generate",
     "Generated",
     "InvalidTask",
+    "Learned",
     "MeshClient",
     "MeshloreError",
     "NoCapableNode",
+    "Skill",
     "Space",
     "TaskError",
     "connect",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -65,6 +65,13 @@ class Lessons:
             softened = torch.softmax(torch.from_numpy(said.logits.astype(np.float32)) / temperature, dim=-1)
             mean[said.first : said.first + len(softened)] += softened * said.shares[:, None]
         return mean
+
+    def about(self, classes: Collection[int] | None) -> Lessons:
+        """The lessons in which only these classes count; None: all."""
+        if classes is None:
+            return self
+        wanted = torch.isin(self.labels, torch.tensor(sorted(classes), dtype=torch.int64))
+        return replace(self, weights=self.weights * wanted)
 
     def as_samples(self, space: Space) -> tuple[Images, Labels, NDArray[np.float32]]:
         """Images uint8 (n, c, h, w), labels int64 (n,) and weights float32 (n,): what a generator learns from."""

@@ -9,39 +9,45 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import structlog
 
-from ..errors import Cancelled, DecodeError, PacketError, Refused, SecurityError, StateError
+from ..errors import Cancelled, DecodeError, Refused, StateError
 from ..knowledge.classes import grown
 from ..knowledge.data import Dataset
-from ..knowledge.packet import LogitPacket, SamplePacket, encode
+from ..knowledge.packet import SamplePacket
 from ..knowledge.space import Space
 from ..mesh.members import Peer
 from ..security.membership import Credentials
-from ..security.sealing import name_of, seal
+from .acquisition import Progress
 from .checkpoints import load_skills, save_skills
+from .competence import Measured
 from .cycle import NOTHING, Cycle, Outcome
 from .lane import Lane
 from .learner import Learner
+from .lessons_asked import LessonsAsked, teach
 from .library import UNJUDGED, Library
-from .messages import FineTuneAsked, Message, PacketArrived, PeersChanged, WorkDone, reply_to
+from .load import LOOK_S, LoadWatch
+from .messages import Asked, FineTuneAsked, Message, PacketArrived, PeersChanged, SkillFetched, WorkDone, reply_to
 from .neighbourhood import MAX_MODEL_CHARS, Neighbourhood
-from .plan import Action, Distil, Situation, Wait, plan, stage_of
+from .plan import Action, Distil, Judge, Situation, Wait, plan, stage_of
+from .publishing import Publisher
+from .results import Answer, FineTuned, Learned
 from .router import Candidate, Competence
-from .service import Progress
 from .settings import Settings
+from .situation import situation_of
 from .skills import Skills
 from .store import PacketStore, StateStore, keep_private
-from .tasks import Answer, FineTune, FineTuned
+from .tasks import FineTune, Skill
+from .toolbox import Toolbox
 
 log = structlog.get_logger("meshlore.node")
 
 MAILBOX = 1024
-MAX_FINE_TUNES = 4
 
 
 class EdgeNode:
@@ -56,6 +62,7 @@ class EdgeNode:
         credentials: Credentials,
         learner: Learner,
         library: Library,
+        toolbox: Toolbox,
         packets: PacketStore,
         state: StateStore,
         lane: Lane | None = None,
@@ -66,18 +73,22 @@ class EdgeNode:
         self.library = library
         self.packets = packets
         self.state = state
-        self.lane = lane or Lane("compute")
-        self.cycle = Cycle(learner, self.lane, library, state.journal.trust)
+        self.lane = lane or Lane("compute", share=settings.service.share)
+        self.toolbox = toolbox
+        self.cycle = Cycle(learner, self.lane, library, toolbox, state.journal.trust, settings.learning.lessons)
         self.neighbourhood = Neighbourhood(library)
         library.weight_of = self._weight_of
+        self._publisher = Publisher(library, state)
         self.skills: Skills | None = None
         self.competence = Competence((), ())
+        self.confusion: np.ndarray | None = None
         self.next: Action = Wait(settled=False)
         self._mailbox: asyncio.Queue[Message] = asyncio.Queue(MAILBOX)
         self._work: asyncio.Task[None] | None = None
-        self._fine_tunes: list[FineTuneAsked] = []
-        self._replies: set[asyncio.Future[FineTuned]] = set()
+        self._asked = LessonsAsked(self._mailbox.put)
         self._waiting_since, self._has_news = time.monotonic(), False
+        self._load = LoadWatch()
+        self._judged: frozenset[str] = frozenset()
 
     @property
     def space(self) -> Space:
@@ -95,6 +106,14 @@ class EdgeNode:
     def shown_skills(self) -> Skills | None:
         """The models that answer other members."""
         return None if self.skills is None else self.learner.shown_to_others(self.skills)
+
+    @property
+    def leave_for(self) -> float:
+        return self.settings.service.leave_for
+
+    @property
+    def fetches_skills(self) -> bool:
+        return self.settings.service.skills == "auto"
 
     @property
     def working(self) -> bool:
@@ -118,7 +137,8 @@ class EdgeNode:
         if self.state.journal.generator and self.skills is not None and self.skills.generator is None:
             self.state.update(generator="", generator_before="", generator_taught_by=(), generator_learned_from=())
         journal = self.state.journal
-        measured = {"classify": journal.classify, "generate": journal.generate, "load": 0, "added": list(journal.added)}
+        measured = Competence((), (), added=journal.added).to_map()
+        measured |= {"classify": journal.classify, "generate": journal.generate}
         try:
             self.competence = Competence.from_map(measured, self.space).seen_in(self.space)
         except DecodeError as error:
@@ -129,8 +149,17 @@ class EdgeNode:
 
     async def run(self) -> None:
         """Handle messages until cancelled. Raises what learning failed with for good."""
+        telling = asyncio.create_task(self._tell_load(), name="load")
+        try:
+            await self._live()
+        finally:
+            telling.cancel()
+
+    async def _live(self) -> None:
         self._advertise()
         await self._grow()
+        if self.skills is not None and self.confusion is None:
+            self._can(await self.cycle.competence(self.skills))
         self._advance()
         while True:
             wait_s = self.next.at_most_s if isinstance(self.next, Wait) and self._work is None else None
@@ -150,9 +179,7 @@ class EdgeNode:
         if self._work is not None:
             self._work.cancel()
             await asyncio.wait({self._work}, timeout=2)
-        for reply in self._replies:
-            if not reply.done():
-                reply.set_exception(Cancelled("the node is stopping"))
+        self._asked.close()
 
     def tell(self, message: Message) -> None:
         """Put a message into the mailbox. When it is full the message is dropped: the state that it speaks of
@@ -176,30 +203,42 @@ class EdgeNode:
         """Go on with these; who is revoked by them is unlearned."""
         self.credentials = credentials
         self.library.renew(credentials)
+        self.toolbox.renew(credentials)
         self.tell(PeersChanged())
 
     async def fine_tune(self, task: FineTune, progress: Progress) -> FineTuned:
         """Queue a fine-tuning of this device's classifier and wait for its result."""
-        if len(self._replies) >= MAX_FINE_TUNES:
-            raise Refused("too many fine-tunings wait already", "try again later", code="busy")
         if self.learner.role == "anchor":
             raise Refused("an anchor has no private data to fine-tune on", "ask an edge node", code="role")
         reply: asyncio.Future[FineTuned] = asyncio.get_running_loop().create_future()
-        self._replies.add(reply)
-        try:
-            await self._mailbox.put(FineTuneAsked(task, progress, reply))
-            return await reply
-        finally:
-            self._replies.discard(reply)
+        tuned: FineTuned = await self._asked.wait_for(FineTuneAsked(task, progress, reply))
+        return tuned
+
+    async def learn_skill(self, task: Skill, data: bytes, holder: str, progress: Progress) -> Learned:
+        """Check a skill that ``holder`` (a PeerID) sent, queue its lesson, and wait for what it comes to.
+
+        Raises:
+            SecurityError, DecodeError: it is not what was asked for.
+        """
+        entry = await asyncio.to_thread(self.toolbox.asked_for, data, holder, task.classes, time.time())
+        reply: asyncio.Future[Learned] = asyncio.get_running_loop().create_future()
+        learned: Learned = await self._asked.wait_for(SkillFetched(task, entry, data, progress, reply))
+        return learned
+
+    def make_skill(self, labels: Sequence[int]) -> bytes | None:
+        """A sealed skill for another member, from what it may hear of; None: there is nothing to tell. On the lane."""
+        if (shown := self.shown_skills) is None:
+            return None
+        return self._publisher.skill(self.learner, shown, labels, self._weight_of, self.credentials)
 
     async def ask(self, peer_id: str, kind: str, body: dict[str, Any], timeout_s: float) -> dict[str, Any]:
         return await self.neighbourhood.ask(peer_id, kind, body, timeout_s)
 
     def candidates(self) -> list[Candidate]:
         """This node and the live peers, for the router."""
-        here = Candidate(
-            self.credentials.peer_id, self.settings.name, "here", replace(self.competence, load=self.lane.state.waiting)
-        )
+        lane = self.lane.state
+        competence = replace(self.competence, load=lane.load, latency_s=lane.latency_s)
+        here = Candidate(self.credentials.peer_id, self.settings.name, "here", competence)
         return [here, *self.neighbourhood.candidates(self.cycle.trust)]
 
     def unlike_private(self, images: np.ndarray, label: int) -> np.ndarray:
@@ -211,25 +250,17 @@ class EdgeNode:
 
     def situation(self) -> Situation:
         """What the plan decides by."""
-        journal, foreign = self.state.journal, self.library.of_others()
-        has_tried = bool(journal.generator or journal.generator_taught_by)
-        return Situation(
-            role=self.learner.role,
+        return situation_of(
+            self.learner.role,
+            self.state.journal,
+            self.settings.learning,
+            self.library,
+            self.toolbox,
+            self.neighbourhood,
             trained=self.skills is not None,
-            published=bool(journal.published),
-            samples=frozenset(e.name for e in foreign if isinstance(e.packet, SamplePacket)),
-            logits=frozenset(e.name for e in foreign if isinstance(e.packet, LogitPacket)),
-            taught_by=frozenset(journal.taught_by),
-            refined=journal.refined,
-            logits_due=journal.logits_due,
-            generator_taught_by=frozenset(journal.generator_taught_by) if has_tried else None,
-            to_unlearn=self.cycle.unwelcome(journal.learned_from),
-            generator_to_unlearn=self.cycle.unwelcome(journal.generator_learned_from),
-            missing=self.neighbourhood.missing(),
-            peers=self.neighbourhood.views(),
+            judged=self._judged,
+            unwelcome=self.cycle.unwelcome,
             waited_s=time.monotonic() - self._waiting_since,
-            patience_s=self.settings.learning.patience_s,
-            refinements=self.settings.learning.refinements,
         )
 
     def _weight_of(self, author: str) -> float:
@@ -243,25 +274,27 @@ class EdgeNode:
                     self._waiting_since, self._has_news = time.monotonic(), True
             case PeersChanged():
                 pass  # what peers advertise is looked up when the plan is made
-            case FineTuneAsked():
-                self._fine_tunes.append(message)
+            case FineTuneAsked() | SkillFetched():
+                self._asked.add(message)
             case WorkDone(action, outcome, result):
                 self._work = None
+                if isinstance(action, Judge):
+                    self._judged = action.packets
                 if isinstance(action, Distil):
                     self._waiting_since, self._has_news = time.monotonic(), False
                 if isinstance(outcome, Outcome):
                     await self._apply(outcome)
-                if isinstance(action, FineTuneAsked):
+                if isinstance(action, FineTuneAsked | SkillFetched):
                     reply_to(action, outcome, result)
                 elif isinstance(outcome, Exception) and not isinstance(outcome, Cancelled):
                     raise outcome
 
     def _advance(self) -> None:
-        """Start the next piece of work if none is running; a fine-tuning goes first."""
+        """Start the next piece of work if none is running; what was asked for goes first."""
         if self._work is not None:
             return
-        if self._fine_tunes:
-            self._work = asyncio.create_task(self._fine_tune(self._fine_tunes.pop(0)), name="fine-tune")
+        if (asked := self._asked.next()) is not None:
+            self._work = asyncio.create_task(self._teach(asked), name="lesson")
             return
         self.next = plan(self.situation())
         if not isinstance(self.next, Wait):
@@ -276,32 +309,13 @@ class EdgeNode:
             outcome = error
         await self._mailbox.put(WorkDone(action, outcome))
 
-    async def _fine_tune(self, asked: FineTuneAsked) -> None:
-        loop, task = asyncio.get_running_loop(), asked.task
+    async def _teach(self, asked: Asked) -> None:
         outcome: Outcome | Exception
         result = None
-
-        def progress(fraction: float) -> None:
-            loop.call_soon_threadsafe(asked.progress, fraction, "fine-tuning")
-
+        me = Answer(self.settings.name, self.credentials.peer_id, "here", 0.0)
         try:
-            tuned, outcome = await self.cycle.fine_tune(
-                Dataset(self.space, task.images, task.labels),
-                task.steps,
-                self.state.journal,
-                self.skills,
-                progress,
-                lambda: not asked.reply.done(),
-            )
-            answer = Answer(self.settings.name, self.credentials.peer_id, "here", 0.0)
-            result = FineTuned(
-                len(task.images),
-                tuned.before,
-                tuned.after,
-                tuned.home_before,
-                tuned.home_after,
-                tuned.kept,
-                answer,
+            outcome, result = await teach(
+                asked, self.cycle, self.state.journal, self.skills, self.competence, self.space, me
             )
         except Exception as error:
             outcome = error
@@ -319,7 +333,7 @@ class EdgeNode:
         await self._keep_grown(skills, space, taught_by=self.state.journal.taught_by if skills else ())
         self.learner.grow(space)
         self.library.grow(space)
-        self.skills, self.competence = skills, self.competence.seen_in(space)
+        self.skills, self.competence, self.confusion = skills, self.competence.seen_in(space), None
         self._advertise()
 
     async def _keep_grown(self, skills: Skills | None, space: Space, **changes: Any) -> None:
@@ -339,38 +353,26 @@ class EdgeNode:
         if outcome.more_private is not None:
             await asyncio.to_thread(keep_private, self.state.home, outcome.more_private)
             self.learner.add_private(outcome.more_private)
-        competence = self.competence
+        if outcome.skill is not None:
+            await asyncio.to_thread(self.toolbox.keep, *outcome.skill)
+        measured = outcome.measured
         if outcome.skills is not None:
-            competence = await self.cycle.competence(outcome.skills)
-            changes |= {name: competence.to_bytes(name) for name in ("classify", "generate")}
+            measured = measured or await self.cycle.competence(outcome.skills)
             changes |= await asyncio.to_thread(save_skills, self.state, self.skills, outcome.skills)
+        if measured is not None:
+            changes |= {name: measured.competence.to_bytes(name) for name in ("classify", "generate")}
         if outcome.publication is not None:
-            published = await asyncio.to_thread(self._publish, outcome.publication)
+            published = await asyncio.to_thread(self._publisher.publish, outcome.publication, self.credentials)
             if isinstance(outcome.publication, SamplePacket):
                 changes["published"] = published or NOTHING
         if changes:
             await asyncio.to_thread(self.state.update, **changes)
-        self.skills, self.competence = outcome.skills or self.skills, competence
+        self.skills = outcome.skills or self.skills
+        if measured is not None:
+            self._can(measured)
         if published:
             self.neighbourhood.announce(published)
         self._advertise()
-
-    def _publish(self, packet: SamplePacket | LogitPacket) -> str:
-        """Number, sign, seal and store a packet of our own; its name, empty if it cannot go out (an expired
-        certificate, a clock that is off): the node then serves its own user, and tries again when it is
-        started next."""
-        try:
-            return self._sealed(encode(replace(packet, added=self.space.added_classes)))
-        except (PacketError, SecurityError) as error:
-            log.error("cannot publish", because=str(error))
-            return ""
-
-    def _sealed(self, body: bytes) -> str:
-        seq = self.state.next_sequence(above=self.library.newest_number(self.credentials.peer_id))
-        data = seal(body, credentials=self.credentials, seq=seq, now=time.time())
-        name = name_of(data)
-        self.library.admit(name, data, time.time())
-        return name
 
     def _advertise(self) -> None:
         self.neighbourhood.advertise(
@@ -378,6 +380,17 @@ class EdgeNode:
                 "stage": int(stage_of(self.situation())),
                 "newest": self.library.newest_number(self.credentials.peer_id),
                 "model": self.learner.model[:MAX_MODEL_CHARS],
-                "competence": self.competence.to_map(),
+                "competence": self._load.seen(self.competence).to_map(),
             }
         )
+
+    async def _tell_load(self) -> None:
+        """Let neighbours hear how busy this node is when that has changed much."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            lane = self.lane.state
+            if self._load.changed(lane.load, lane.latency_s):
+                self._advertise()
+
+    def _can(self, measured: Measured) -> None:
+        self.competence, self.confusion = measured.competence, measured.confusion

@@ -17,10 +17,11 @@ from ..knowledge.space import Space
 from ..knowledge.training import Step
 from ..knowledge.trust import Verdict
 from .effort import distilling
-from .learner import Learner, Taught
+from .learner import Learner
 from .library import Entry
 from .settings import Learning
 from .skills import Skills
+from .taught import Taught
 
 
 class AnchorLearner(Learner):
@@ -62,16 +63,17 @@ class AnchorLearner(Learner):
         *,
         turn: int,
         step: Step,
+        about: frozenset[int] | None = None,
     ) -> Taught:
         """Learn what changed of the packets; the rest of the mixture stays."""
         verdicts = self.weigh(foreign, standing)
-        shards = self._shards(foreign, verdicts)
+        shards = self._shards(foreign, verdicts, about)
         if not shards:
             return Taught(self.fresh(), False, "nobody's knowledge is trusted", verdicts)
         student = learn_mixture(
             _mixture(classifier),
             shards,
-            self._lessons(None, foreign, verdicts),
+            self._lessons(None, foreign, verdicts).about(about),
             super().fresh,
             lambda count: build_gate(self.model, self.space, count, self.seed),
             settings=distilling(DistilSettings.for_anchor(), self.settings, self.space),
@@ -82,7 +84,9 @@ class AnchorLearner(Learner):
         )
         return Taught(student, True, f"{len(shards)} experts", verdicts)
 
-    def _shards(self, foreign: Sequence[Entry], verdicts: Mapping[str, Verdict]) -> list[Shard]:
+    def _shards(
+        self, foreign: Sequence[Entry], verdicts: Mapping[str, Verdict], about: frozenset[int] | None
+    ) -> list[Shard]:
         counts = {
             entry.author: entry.packet.class_counts
             for entry in foreign
@@ -91,7 +95,7 @@ class AnchorLearner(Learner):
         shards = []
         for group in alike(counts, self._most):
             entries = [entry for entry in foreign if entry.author in group]
-            lessons = self._lessons(None, entries, verdicts)
+            lessons = self._lessons(None, entries, verdicts).about(about)
             if bool((lessons.weights > 0).any()):
                 shards.append(Shard(lessons, _origin(entries, verdicts)))
         return shards

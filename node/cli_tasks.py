@@ -130,6 +130,34 @@ def fine_tune(
     typer.echo(f"private hold-out: {result.home_before:.1%} -> {result.home_after:.1%}")
 
 
+@task_app.command()
+@guarded
+def skill(
+    classes: Annotated[list[str], typer.Argument(help="Names of classes that others know and this device does not.")],
+    home: Home = None,
+    where: Annotated[
+        str, typer.Option(help="'best': the anchor or whoever knows most, or the name of a node.")
+    ] = "best",
+    timeout: Timeout = 600,
+    json_: Json = False,
+) -> None:
+    """Learn to do here what others do better: fetch what they know about a few classes, and distil it."""
+    from dataclasses import asdict
+
+    from .tasks import Skill
+
+    result = _submit(home, Skill(tuple(classes), where=where), timeout)
+    if json_:
+        print_json(asdict(result))
+        return
+    for name in result.classes:
+        typer.echo(f"  {name:>12} {result.before[name]:6.1%} -> {result.after[name]:6.1%}")
+    at_home = "" if result.home_before is None else f"; at home {result.home_before:.1%} -> {result.home_after:.1%}"
+    verdict = "kept" if result.kept else f"not kept: {result.reason}"
+    typer.echo(f"{result.samples} samples: {verdict}{at_home}")
+    _say_who(result)
+
+
 def _submit(home: str | None, task: Any, timeout_s: float) -> Any:
     from .display import task_progress
 

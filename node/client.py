@@ -23,21 +23,9 @@ from ..knowledge.samples import as_labels, as_levels, presented
 from ..knowledge.space import Space
 from .control_gate import HOST, read_token
 from .protocol import MAX_MESSAGE_BYTES, FrameReader, error_from_map, socket_path
+from .results import Classified, Evaluated, FineTuned, Generated, Learned, Result, result_from_map
 from .settings import find_places
-from .tasks import (
-    Classified,
-    Classify,
-    Evaluate,
-    Evaluated,
-    FineTune,
-    FineTuned,
-    Generate,
-    Generated,
-    Result,
-    Task,
-    result_from_map,
-    to_map,
-)
+from .tasks import Classify, Evaluate, FineTune, Generate, Skill, Task, to_map
 
 DEFAULT_TIMEOUT_S = 60.0
 GRACE_S = 5.0
@@ -148,6 +136,14 @@ class MeshClient:
         timeout_s: float = ...,
         on_progress: Callable[[float, str], None] | None = ...,
     ) -> FineTuned: ...
+    @overload
+    async def submit(
+        self,
+        task: Skill,
+        *,
+        timeout_s: float = ...,
+        on_progress: Callable[[float, str], None] | None = ...,
+    ) -> Learned: ...
 
     async def submit(
         self,
@@ -200,7 +196,9 @@ class MeshClient:
                 return replace(task, images=images, labels=as_labels(task.labels, len(images), space))
             case Generate():
                 return replace(task, label=str(task.label))
-        raise InvalidTask(f"{type(task).__name__} is no task", "one of Classify, Generate, Evaluate, FineTune")
+            case Skill():
+                return replace(task, classes=tuple(map(str, task.classes)))
+        raise InvalidTask(f"{type(task).__name__} is no task", "one of Classify, Generate, Evaluate, FineTune, Skill")
 
     def _finished(self, result: Result) -> Result:
         if isinstance(result, Generated) and self._space is not None:

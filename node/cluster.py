@@ -29,7 +29,8 @@ from ..knowledge.sources import save_npz
 from ..security.identity import Identity
 from ..security.invites import Invite, InviteBook
 from ..security.membership import found_mesh
-from .cluster_options import ANCHOR, ClusterOptions, share_out
+from .cluster_options import ClusterOptions, share_out
+from .membership import ROLES_OF
 from .report import Report
 from .settings import Settings, write_settings
 
@@ -105,7 +106,7 @@ def prepare(options: ClusterOptions, folder: Path) -> Cluster:
     roster = share_out(options)
     now, founder = time.time(), folder / roster.parts[0].name
     space = roster.train.space
-    credentials = found_mesh(founder, "cluster", founder.name, space.to_map(), ["node", "requester"], now=now)
+    credentials = found_mesh(founder, "cluster", founder.name, space.to_map(), list(ROLES_OF["node"]), now=now)
     address = f"/ip4/127.0.0.1/tcp/{_free_port()}"
     reach = f"{address}/p2p/{credentials.peer_id}"
     book = InviteBook(founder / "invites.db", credentials.mesh_id)
@@ -125,7 +126,7 @@ def prepare(options: ClusterOptions, folder: Path) -> Cluster:
         if home == founder:
             settings["listen"] = address
         else:
-            roles = [ANCHOR] if part.private is None else ["node", "requester"]
+            roles = ROLES_OF["anchor" if part.private is None else "node"]
             code = book.create([reach], roles, now, lifetime_s=3600).code()
             settings["bootstrap"] = [reach]
         write_settings(home / "config.toml", {**settings, **options.settings})

@@ -1,8 +1,9 @@
-"""Competence: what a node can do with its models, measured, for its advert."""
+"""Competence: what a node can do with its models, measured, for its advert and for the choice of who does what."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,25 +16,50 @@ from .skills import Skills
 DRAWN_TO_MEASURE = 24
 UNPROVED = 2
 """Samples of a class that count as answered wrongly before any was looked at: little evidence is little worth."""
+MOST_CONFUSED = 1024
+"""Classes; with more of them no confusion is kept."""
 
 
-def measured(skills: Skills, known: Sequence[tuple[Images, Labels]], space: Space, seed: int) -> Competence:
-    """Quality per class, shrunk towards 0 where there is little evidence.
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What a node can do, and what it takes for what.
+
+    Attributes:
+        confusion: float32 (classes, classes): how probable each true class is where the classifier says that of the
+            row; None with too many classes. It stays on this device.
+    """
+
+    competence: Competence
+    confusion: np.ndarray | None = None
+
+
+def measured(skills: Skills, known: Sequence[tuple[Images, Labels]], space: Space, seed: int) -> Measured:
+    """Quality per class, shrunk towards 0 where there is little evidence, and confusion, shrunk towards any class.
 
     Classification: on ``known``, labelled samples. Generation: the share of drawn images that the classifier takes
     for their class, times how well it knows that class.
     """
     classes = space.num_classes
-    right, total = np.zeros(classes), np.zeros(classes)
-    for images, labels in known:
-        hits = logits(skills.classifier, images, space).argmax(axis=1) == labels
-        right += np.bincount(labels, weights=hits, minlength=classes)
-        total += np.bincount(labels, minlength=classes)
-    classify = right / (total + UNPROVED)
+    said = [logits(skills.classifier, images, space).argmax(axis=1) for images, _ in known]
+    answers = np.concatenate([np.zeros(0, np.int64), *said])
+    truth = np.concatenate([np.zeros(0, np.int64), *(labels for _, labels in known)])
+    right = np.bincount(truth[answers == truth], minlength=classes)
+    classify = right / (np.bincount(truth, minlength=classes) + UNPROVED)
+    confusion = _confusion(answers, truth, classes) if classes <= MOST_CONFUSED else None
     if skills.generator is None:
-        return Competence(tuple(classify.tolist()), (), added=space.added_classes)
+        return Measured(Competence(tuple(classify.tolist()), (), added=space.added_classes), confusion)
     wanted = np.repeat(np.arange(classes), DRAWN_TO_MEASURE)
     drawn = skills.generator.sample(wanted, seed=seed)
-    said = logits(skills.classifier, drawn, space).argmax(axis=1)
-    hits = (said == wanted).reshape(classes, DRAWN_TO_MEASURE).mean(axis=1)
-    return Competence(tuple(classify.tolist()), tuple((hits * classify).tolist()), added=space.added_classes)
+    taken_for = logits(skills.classifier, drawn, space).argmax(axis=1)
+    hits = (taken_for == wanted).reshape(classes, DRAWN_TO_MEASURE).mean(axis=1)
+    generate = tuple((hits * classify).tolist())
+    return Measured(Competence(tuple(classify.tolist()), generate, added=space.added_classes), confusion)
+
+
+def _confusion(answers: np.ndarray, truth: np.ndarray, classes: int) -> np.ndarray:
+    counts = np.bincount(answers * classes + truth, minlength=classes**2).reshape(classes, classes).astype(np.float32)
+    # classes of which there is more evidence are not more probable
+    counts /= np.maximum(np.bincount(truth, minlength=classes), 1).astype(np.float32)
+    counts += UNPROVED / max(1.0, len(truth) / classes) / classes
+    shares: np.ndarray = counts / counts.sum(axis=1, keepdims=True)
+    return shares

@@ -8,21 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import structlog
 
 from ..errors import Cancelled, StateError
 from ..knowledge.data import Dataset
 from ..knowledge.packet import LogitPacket, SamplePacket
 from ..knowledge.trust import Verdict
+from .competence import Measured
 from .lane import Lane, Step
-from .learner import Learner, Taught, Tuned
-from .library import Entry, Library
-from .plan import Action, Distil, Publish, PublishLogits, Train, TrainGenerator, Wait
-from .router import Competence
+from .learner import Learner
+from .library import Entry, Library, SampleEntry
+from .plan import Action, Distil, Judge, Publish, PublishLogits, Train, TrainGenerator, Wait
+from .router import Competence, expected_quality
 from .skills import Skills
 from .store import Journal
+from .taught import Taught, Tuned
+from .toolbox import SKILL_OF, Toolbox
 
 log = structlog.get_logger("meshlore.node")
 
@@ -30,6 +34,8 @@ NOTHING = "nothing"
 """In the journal, for a node that has nothing to publish; looked at again at the next start."""
 LOST_STANDING = 0.5
 REGAINED_STANDING = 1.5
+WORSE = 0.02
+"""Of quality in the classes of a skill: so much may be chance."""
 
 
 @dataclass(frozen=True)
@@ -41,25 +47,43 @@ class Outcome:
         changes: of the journal.
         publication: a packet to number, sign, seal and announce.
         more_private: labelled samples that join the private data.
+        skill: one that joins the toolbox, and its sealed bytes.
+        measured: what the new models can do, where that is known already.
     """
 
     skills: Skills | None = None
     changes: Mapping[str, Any] = field(default_factory=dict)
     publication: SamplePacket | LogitPacket | None = None
     more_private: Dataset | None = None
+    skill: tuple[SampleEntry, bytes] | None = None
+    measured: Measured | None = None
 
 
 class Cycle:
     """One node's learning, on its compute lane.
 
+    Args:
+        lessons: whether it learns about all classes that others teach, or only about its own and those of the
+            skills in its toolbox.
+
     Attributes:
         trust: the last verdict on every author, local and never published.
     """
 
-    def __init__(self, learner: Learner, lane: Lane, library: Library, trust: Mapping[str, float]) -> None:
+    def __init__(
+        self,
+        learner: Learner,
+        lane: Lane,
+        library: Library,
+        toolbox: Toolbox,
+        trust: Mapping[str, float],
+        lessons: Literal["all", "asked"] = "all",
+    ) -> None:
         self._learner = learner
         self._lane = lane
         self._library = library
+        self._toolbox = toolbox
+        self._lessons = lessons
         self.trust = {author: Verdict(weight, "before the restart") for author, weight in trust.items()}
 
     async def do(self, action: Action, journal: Journal, skills: Skills | None) -> Outcome:
@@ -73,14 +97,18 @@ class Cycle:
         try:
             return await self._do(action, journal, skills)
         except Exception as error:
-            if isinstance(error, Cancelled) or not isinstance(action, Distil | TrainGenerator) or not action.packets:
+            if isinstance(error, Cancelled):
+                raise
+            if not isinstance(action, Distil | Judge | TrainGenerator) or not action.packets:
                 raise
             log.exception("cannot learn from what others sent", action=type(action).__name__)
             return self._set_aside(action, journal, skills)
 
     def unwelcome(self, authors: Iterable[str]) -> frozenset[str]:
         """Those that may teach no more: revoked, or without weight in the last weighing."""
-        return frozenset(a for a in authors if self._library.is_revoked(a) or not self._trusts(a))
+        return frozenset(
+            a for a in authors if self._library.is_revoked(a.removeprefix(SKILL_OF)) or not self._trusts(a)
+        )
 
     async def _do(self, action: Action, journal: Journal, skills: Skills | None) -> Outcome:
         match action:
@@ -92,6 +120,8 @@ class Cycle:
                 return Outcome(publication=packet, changes={} if packet else {"published": NOTHING})
             case Distil():
                 return await self._distil(action, journal, skills)
+            case Judge():
+                return await self._judge(journal, _trained(skills))
             case PublishLogits():
                 return await self._answer(_trained(skills))
             case TrainGenerator():
@@ -109,7 +139,7 @@ class Cycle:
         wanted: Callable[[], bool],
     ) -> tuple[Tuned, Outcome]:
         """Teach the classifier labelled samples; ``wanted`` is asked between steps whether anybody still waits."""
-        current, foreign, own = _trained(skills), self._library.of_others(), self._library.own_samples()
+        current, foreign, own = _trained(skills), self._foreign(), self._library.own_samples()
 
         def work(step: Step) -> Tuned:
             def watched(fraction: float) -> None:
@@ -129,14 +159,67 @@ class Cycle:
             more_private=more,
         )
 
-    async def competence(self, skills: Skills) -> Competence:
-        """What the node can do with these models, measured."""
-        foreign = [entry for entry in self._library.of_others() if self._trusts(entry.author)]
+    async def learn_skill(
+        self,
+        skill: SampleEntry,
+        data: bytes,
+        labels: frozenset[int],
+        journal: Journal,
+        skills: Skills | None,
+        known: Competence,
+        progress: Callable[[float], None],
+    ) -> tuple[Taught, Outcome]:
+        """Distil with a fetched skill beside all that is known; it is kept if the node becomes no worse at home and
+        no worse at these classes.
+
+        Args:
+            data: the skill as it came, sealed. known: what the node can do now.
+        """
+        current, own = skills or self._untaught(), self._library.own_samples()
+        foreign = [*self._library.of_others(), *self._toolbox.entries(skill)]
+        if self._lessons == "all" and skill.name not in {entry.name for entry in foreign}:
+            return Taught(current.classifier, False, "it brought nothing that is not here already"), Outcome()
+
+        def work(step: Step) -> Taught:
+            def watched(fraction: float) -> None:
+                progress(fraction)
+                step(fraction)
+
+            turn, about = journal.version, self._about(labels)
+            return self._learner.distil(
+                current.classifier, own, foreign, journal.standing, turn=turn, step=watched, about=about
+            )
+
+        taught = await self._lane.train("distilling", work)
+        self.trust = dict(taught.verdicts)
+        verdict = taught.verdicts.get(skill.author)
+        trusted = verdict is None or (verdict.weight > 0 and not labels <= verdict.refuted)
+        if verdict is not None and not trusted:
+            taught = replace(taught, kept=False, reason=f"the {skill.author_name} is not trusted: {verdict.reason}")
+        changes: dict[str, Any] = {"standing": _standing(journal.standing, {skill.author}, kept=taught.kept)}
+        if not trusted or (not taught.kept and taught.public is None):
+            return taught, Outcome(changes=changes)
+        # what others hear of must not hang on the private hold-out: it learns the skill though the rest is rolled back
+        better = replace(current, classifier=taught.classifier, public=taught.public or current.public)
+        if taught.kept:
+            weighty = {author for author, verdict in taught.verdicts.items() if verdict.weight > 0}
+            changes["learned_from"] = tuple(sorted({*journal.learned_from, *(_authors(foreign) & weighty)}))
+        measured = await self.competence(better, skill)
+        if _mean_quality(measured.competence, labels) < _mean_quality(known, labels) - WORSE:
+            return replace(taught, kept=False, reason="it did not help"), Outcome()
+        return taught, Outcome(better, changes, skill=(skill, data), measured=measured)
+
+    async def competence(self, skills: Skills, more: SampleEntry | None = None) -> Measured:
+        """What the node can do with these models, measured; ``more``: a skill that is no part of the toolbox yet."""
+        entries = [*self._library.of_others(), *self._toolbox.entries(more)]
+        foreign = [entry for entry in entries if self._trusts(entry.author)]
         own = self._library.own_samples()
         return await self._lane.train("measuring", lambda _step: self._learner.competence(skills, own, foreign))
 
     async def _distil(self, action: Distil, journal: Journal, skills: Skills | None) -> Outcome:
-        chosen, own = self._chosen(action.packets), self._library.own_samples()
+        # what a toolbox node has of its skills' classes may be in the packets of others
+        chosen = self._foreign(action.packets if self._lessons == "all" else None)
+        own = self._library.own_samples()
         current = skills or self._untaught()
         start = self._learner.unlearned(current) if action.anew else current.classifier
         taught = await self._lane.train(
@@ -148,13 +231,14 @@ class Cycle:
                 journal.standing,
                 turn=journal.version,
                 step=step,
+                about=self._about(),
             ),
         )
         self.trust = dict(taught.verdicts)
         log.info("distilled", kept=taught.kept, because=taught.reason, anew=action.anew)
         # who was given no weight did neither good nor harm
         judged = {author for author, verdict in taught.verdicts.items() if verdict.weight > 0}
-        fresh = {entry.author for entry in chosen if entry.name not in journal.taught_by} & judged
+        fresh = {e.author for e in chosen if e.name in action.packets - set(journal.taught_by)} & judged
         learned_from = set() if action.anew else set(journal.learned_from)
         if taught.kept:
             learned_from |= _authors(chosen) & judged
@@ -172,6 +256,13 @@ class Cycle:
             },
         )
 
+    async def _judge(self, journal: Journal, skills: Skills) -> Outcome:
+        foreign = self._foreign()
+        verdicts = await self._lane.train("weighing", lambda _step: self._learner.judge(foreign, journal.standing))
+        self.trust = dict(verdicts)
+        changes = {"trust": {author: float(verdict.weight) for author, verdict in verdicts.items()}}
+        return Outcome(changes=changes, measured=await self.competence(skills))
+
     async def _answer(self, skills: Skills) -> Outcome:
         """Answers about all that is trusted, or where answers cost as much as samples about one's own alone."""
         own = self._library.own_samples()
@@ -186,10 +277,12 @@ class Cycle:
         return Outcome(publication=answers, changes=changes)
 
     async def _generate(self, action: TrainGenerator, journal: Journal, skills: Skills) -> Outcome:
-        chosen, start = self._chosen(action.packets), None if action.anew else skills.generator
+        named = action.packets if self._lessons == "all" else None
+        chosen = self._foreign(named) if action.packets else []
+        start = None if action.anew else skills.generator
         generator = await self._lane.train(
             "generating",
-            lambda step: self._learner.fit_generator(chosen, journal.standing, step, start),
+            lambda step: self._learner.fit_generator(chosen, journal.standing, step, start, self._about()),
         )
         before = skills.generator_before or (None if action.packets else generator)
         learned_from = _authors(chosen) | set(() if action.anew else journal.generator_learned_from)
@@ -201,10 +294,12 @@ class Cycle:
             },
         )
 
-    def _set_aside(self, action: Distil | TrainGenerator, journal: Journal, skills: Skills | None) -> Outcome:
+    def _set_aside(self, action: Distil | Judge | TrainGenerator, journal: Journal, skills: Skills | None) -> Outcome:
+        if isinstance(action, Judge):
+            return Outcome()
         names = tuple(sorted(action.packets))
         known = journal.taught_by if isinstance(action, Distil) else journal.generator_taught_by
-        fresh = {entry.author for entry in self._chosen(action.packets) if entry.name not in known}
+        fresh = {e.author for e in self._foreign() if e.name in action.packets - set(known)}
         changes: dict[str, Any] = {"standing": _standing(journal.standing, fresh, kept=False)}
         if isinstance(action, Distil):
             changes |= {"taught_by": names, "refined": _refined(journal, action)}
@@ -217,8 +312,18 @@ class Cycle:
             return Outcome(changes=changes)
         return Outcome(replace(skills, generator=None), changes | {"generator_learned_from": ()})
 
-    def _chosen(self, names: frozenset[str]) -> list[Entry]:
-        return [entry for entry in self._library.of_others() if entry.name in names]
+    def _foreign(self, names: frozenset[str] | None = None) -> list[Entry]:
+        """Others' packets (of these names, None: all), and what the toolbox adds to them."""
+        entries = [entry for entry in self._library.of_others() if names is None or entry.name in names]
+        return [*entries, *self._toolbox.entries()]
+
+    def _about(self, more: frozenset[int] = frozenset()) -> frozenset[int] | None:
+        """The classes to learn about, None: all."""
+        if self._lessons == "all":
+            return None
+        private = self._learner.private
+        own = frozenset() if private is None else frozenset(np.flatnonzero(private.counts()).tolist())
+        return own | self._toolbox.labels() | more
 
     def _trusts(self, author: str) -> bool:
         return author not in self.trust or self.trust[author].weight > 0
@@ -243,6 +348,10 @@ def _skills_after(current: Skills, taught: Taught) -> Skills | None:
     if taught.classifier is current.classifier and taught.public is None:
         return None
     return replace(current, classifier=taught.classifier, public=taught.public or current.public)
+
+
+def _mean_quality(competence: Competence, labels: frozenset[int]) -> float:
+    return expected_quality(competence, "classify", dict.fromkeys(labels, 1.0))
 
 
 def _refined(journal: Journal, action: Distil) -> int:

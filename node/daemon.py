@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,6 @@ from ..mesh.members import HeartbeatSettings, Peer
 from ..mesh.mesh import Mesh, MeshSettings
 from ..mesh.overlay import OverlaySettings
 from ..mesh.reachability import Reachability
-from ..mesh.transport import Body, Caller
 from ..security.governance import revoke, rotate_root
 from ..security.identity import Identity
 from ..security.invites import InviteBook
@@ -48,7 +47,7 @@ from .governing import named
 from .lane import Lane
 from .learner import GUARDS, Learner
 from .library import Library
-from .membership import Membership
+from .membership import ROLES_OF, Membership
 from .messages import PeersChanged
 from .neighbourhood import advertised_model, advertised_stage
 from .plan import Role
@@ -62,6 +61,7 @@ from .settings import Settings
 from .setup import ADDRESS_BOOK
 from .status import describe, published_samples
 from .store import HomeLock, PacketStore, StateStore, private_additions
+from .toolbox import Toolbox
 
 log = structlog.get_logger("meshlore.daemon")
 
@@ -70,8 +70,6 @@ PARTIALS_FOLDER = "partials"
 CONDUCT_FILE = "conduct.bin"
 ANCHOR_NEIGHBOURS = 64
 SWITCH_INTERVAL_S = 0.0005
-ROLES_OF = {"node": ("node", "requester"), "anchor": ("anchor",)}
-ASKERS = frozenset({"requester"})
 
 
 class Daemon:
@@ -113,7 +111,8 @@ class Daemon:
         """Until ``stop`` is set or something that cannot be survived happens."""
         async with AsyncExitStack() as cleanup:
             cleanup.push_async_callback(self._node.close)
-            self._mesh.serve("task", self._serve_task, ASKERS)
+            cleanup.push_async_callback(self._tasks.close)
+            self._tasks.serve_members(self._mesh)
             renewal = Renewal(self._membership, self._mesh, certificate_of=self._transport.certificate_of)
             self._membership.listeners += [self._show, lambda _: self._authority.wake(), lambda _: renewal.wake()]
             self._node.neighbourhood.attach(self._mesh)
@@ -199,9 +198,6 @@ class Daemon:
 
     async def submit(self, task: Any, timeout_s: float, progress: Progress) -> dict[str, Any]:
         return await self._tasks.submit(task, timeout_s, progress)
-
-    async def _serve_task(self, _caller: Caller, body: Body) -> Mapping[str, Any]:
-        return await self._tasks.serve(body)
 
     def _answer_join(self, request: bytes, peer_id: str) -> bytes:
         """In a worker thread of the transport."""
@@ -303,8 +299,9 @@ def build_node(
     for path in private_additions(home) if role == "node" else ():
         learner.add_private(fitted(load_npz(path), space).dataset)
     library = Library(space, credentials, packets)
-    notes += library.load(time.time())
-    return EdgeNode(settings, credentials, wrap_learner(learner), library, packets, state, lane), notes
+    toolbox = Toolbox(home, library, credentials)
+    notes += library.load(time.time()) + toolbox.load(time.time())
+    return EdgeNode(settings, credentials, wrap_learner(learner), library, toolbox, packets, state, lane), notes
 
 
 def _overlay(settings: Settings, role: Role) -> OverlaySettings:

@@ -30,8 +30,10 @@ from ..security.membership import Credentials, Keyring, MeshRoot
 from .actor import EdgeNode
 from .daemon import ANCHOR_NEIGHBOURS, build_node
 from .learner import Learner
+from .membership import ROLES_OF
 from .metering import CountedMesh, MeteredLane
 from .outcome import NodeOutcome, outcome_of
+from .service import TaskService
 from .settings import Settings
 from .shared_compute import SharedCompute
 
@@ -72,6 +74,7 @@ class Resident:
     node: EdgeNode
     mesh: CountedMesh
     lane: MeteredLane
+    tasks: TaskService
     running: asyncio.Task[None] | None = None
 
     def measure(self, test: Dataset) -> NodeOutcome:
@@ -88,6 +91,7 @@ class InProcessMesh:
         wrap_learner: given a member's place and its learner, what learns in its place (an attacker, say).
         parallel: how many lanes compute at once.
         wires: of a node; an anchor has more neighbours.
+        delay_s: how long a message is on its way.
     """
 
     def __init__(
@@ -99,6 +103,7 @@ class InProcessMesh:
         wrap_learner: WrapLearner = lambda _place, learner: learner,
         parallel: int = 1,
         wires: MeshSettings = WIRES,
+        delay_s: float = 0.0,
     ) -> None:
         self.space = space
         self.residents: list[Resident] = []
@@ -107,7 +112,7 @@ class InProcessMesh:
         self._wrap = wrap_learner
         self._compute = SharedCompute(parallel)
         self._wires = wires
-        self._network = MemoryNetwork()
+        self._network = MemoryNetwork(delay_s=delay_s)
         self._cleanup = AsyncExitStack()
 
     @property
@@ -180,10 +185,13 @@ class InProcessMesh:
         await node.restore()
         wires = self._wires if member.private is not None else _of_anchor(self._wires)
         mesh = CountedMesh(node, self._network, wires)
+        tasks = TaskService(node)
+        tasks.serve_members(mesh)
         node.neighbourhood.attach(mesh)
         await mesh.start(bootstrap)
         self._cleanup.push_async_callback(mesh.stop)
-        self.residents.append(Resident(member, node, mesh, lane))
+        self._cleanup.push_async_callback(tasks.close)
+        self.residents.append(Resident(member, node, mesh, lane, tasks))
 
     async def _end_all(self) -> None:
         running = [resident.running for resident in self.residents if resident.running is not None]
@@ -221,7 +229,7 @@ def found_members(space: Space, members: Sequence[tuple[str, bool]]) -> list[Cre
     keyring, found = Keyring.generate(), []
     for name, anchor in members:
         identity = Identity.generate()
-        roles = ["anchor"] if anchor else ["node", "requester"]
+        roles = ROLES_OF["anchor" if anchor else "node"]
         certificate = root.issue(identity.peer_id, name, roles, identity.hpke_public_key, time.time())
         found.append(Credentials(identity, charter, certificate, keyring))
     return found

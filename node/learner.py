@@ -7,7 +7,7 @@ returns something new; nothing that is being served is changed in place.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Literal
 
@@ -19,6 +19,7 @@ from ..errors import ModelError
 from ..knowledge import metrics
 from ..knowledge.answering import answer
 from ..knowledge.copies import Guard, distinct, everything
+from ..knowledge.cutting import cut
 from ..knowledge.data import Dataset, concatenate
 from ..knowledge.device import choose_device
 from ..knowledge.distil import DistilSettings, distil
@@ -35,43 +36,16 @@ from ..knowledge.sample_source import SOURCES, SourceSettings
 from ..knowledge.space import Space
 from ..knowledge.training import Step, fit_classifier, half
 from ..knowledge.trust import Verdict, weigh
-from .competence import measured
+from .competence import Measured, measured
 from .effort import classifier_steps, condensing, distilling
 from .library import Entry
-from .router import Competence
 from .settings import Learning
 from .skills import Skills
+from .taught import Taught, Tuned
 
 MORE_PRIVATE = 3
 COMPARED_DIMENSIONS = 20
 GUARDS: Mapping[str, Guard] = {"off": everything, "filter": distinct}
-
-
-@dataclass(frozen=True)
-class Taught:
-    """What a distillation came to. ``classifier`` is the old one when ``kept`` is False; ``public``: see `Skills`."""
-
-    classifier: nn.Module
-    kept: bool
-    reason: str
-    verdicts: Mapping[str, Verdict] = field(default_factory=dict)
-    public: nn.Module | None = None
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """What a fine-tuning came to: accuracies on the images taught, and at home (private hold-out).
-
-    ``untaught``: what `Skills.classifier_before` becomes, as the private data have become more.
-    """
-
-    classifier: nn.Module
-    untaught: nn.Module
-    before: float
-    after: float
-    home_before: float
-    home_after: float
-    kept: bool
 
 
 class Learner:
@@ -233,6 +207,10 @@ class Learner:
             for author, verdict in verdicts.items()
         }
 
+    def judge(self, foreign: Sequence[Entry], standing: Mapping[str, float]) -> dict[str, Verdict]:
+        """As `weigh`, but others may come to feel it: it decides what skills are cut from."""
+        return self.weigh(foreign, standing)
+
     def distil(
         self,
         classifier: nn.Module,
@@ -242,15 +220,17 @@ class Learner:
         *,
         turn: int,
         step: Step,
+        about: frozenset[int] | None = None,
     ) -> Taught:
         """Learn from packets, and keep the outcome only if it is no worse at home, at the second try at the latest.
 
         Args:
             own: the node's own sample packet.
             turn: how many distillations there were; makes each differ.
+            about: the classes to learn about, None: all.
         """
         verdicts = self.weigh(foreign, standing)
-        lessons = self._lessons(own, foreign, verdicts, self._own_answers(classifier, own, foreign))
+        lessons = self._lessons(own, foreign, verdicts, self._own_answers(classifier, own, foreign)).about(about)
         if not len(lessons):
             return Taught(classifier, False, "nobody's knowledge is trusted", verdicts)
         settings, seed = self._distil_settings(), self.seed + 1000 * (turn + 1)
@@ -264,7 +244,15 @@ class Learner:
             settings = replace(settings, private_batch=MORE_PRIVATE * settings.private_batch)
             student = self._distil(classifier, self._train, lessons, settings=settings, seed=seed + 1, step=step)
             decision = keep_better(classifier, student, self.held_out, prior)
-        return Taught(student if decision.kept else classifier, decision.kept, decision.reason, verdicts)
+        student = student if decision.kept else classifier
+        at_home = decision.before, decision.after
+        return Taught(student, decision.kept, decision.reason, verdicts, at_home=at_home)
+
+    def make_skill(
+        self, skills: Skills, packets: Sequence[SamplePacket], labels: Sequence[int], most_bytes: int
+    ) -> SamplePacket | None:
+        """A packet about these classes for one who asks (`SkillMaker`): cut out of what was published."""
+        return cut(skills.classifier, packets, labels, self.space, most_bytes=most_bytes)
 
     def fine_tune(
         self,
@@ -298,22 +286,29 @@ class Learner:
         return Tuned(student, untaught, before, after, decision.before, decision.after, decision.kept)
 
     def fit_generator(
-        self, foreign: Sequence[Entry], standing: Mapping[str, float], step: Step, start: Generator | None = None
+        self,
+        foreign: Sequence[Entry],
+        standing: Mapping[str, float],
+        step: Step,
+        start: Generator | None = None,
+        about: frozenset[int] | None = None,
     ) -> Generator | None:
         """A generator of the private samples and of trusted ones; None when there is nothing to learn from.
 
         Args:
             start: the one to go on from, where its kind gains from that.
+            about: the classes to learn about, None: all.
         """
         shown = [entry for entry in foreign if isinstance(entry.packet, SamplePacket)]
-        images, labels, weights = self._lessons(None, shown, self.weigh(foreign, standing)).as_samples(self.space)
+        lessons = self._lessons(None, shown, self.weigh(foreign, standing)).about(about)
+        images, labels, weights = lessons.as_samples(self.space)
         if self.private is not None:
             images = np.concatenate([self.private.images, images])
             labels = np.concatenate([self.private.labels, labels])
             weights = np.concatenate([np.ones(len(self.private), np.float32), weights])
         return self._fit_generator(images, labels, weights, step, start)
 
-    def competence(self, skills: Skills, own: Entry | None, foreign: Sequence[Entry]) -> Competence:
+    def competence(self, skills: Skills, own: Entry | None, foreign: Sequence[Entry]) -> Measured:
         """What is advertised: measured on the private hold-out, on own samples and on others'."""
         entries = [*foreign, *([own] if own is not None else [])]
         known = [(e.packet.images, e.packet.labels) for e in entries if isinstance(e.packet, SamplePacket)]

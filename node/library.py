@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ..errors import DecodeError, NotAMember, Replayed, SecurityError
+from ..knowledge.cutting import SKILL
 from ..knowledge.merging import aligned, unknown
 from ..knowledge.packet import LogitPacket, SamplePacket, decode
 from ..knowledge.space import Space
@@ -37,6 +38,13 @@ class Entry:
     seq: int
     created_at: float
     packet: SamplePacket | LogitPacket
+
+
+@dataclass(frozen=True)
+class SampleEntry(Entry):
+    """One opened packet of samples."""
+
+    packet: SamplePacket
 
 
 class Library:
@@ -166,6 +174,8 @@ class Library:
         if not sealed.roles & TEACHERS:
             raise NotAMember(f"{sealed.author_name} is no node and no anchor, so it publishes nothing")
         packet = decode(sealed.body, self._space)
+        if isinstance(packet, SamplePacket) and packet.source == SKILL:
+            raise DecodeError("a skill is for who asked for it, and no publication")
         return Entry(name, sealed.author, sealed.author_name, sealed.seq, sealed.created_at, packet)
 
     def _remember(self, entry: Entry) -> None:

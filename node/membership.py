@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ..security.home import IDENTITY_FILE
@@ -11,6 +11,8 @@ from ..security.keyfile import protection_of
 from ..security.membership import Credentials
 
 Listener = Callable[[Credentials], None]
+ROLES_OF: Mapping[str, tuple[str, ...]] = {"node": ("node", "requester"), "anchor": ("anchor", "requester")}
+"""What a member that is invited as this may do. Whoever sits at an anchor may hand in tasks as well."""
 
 
 class Membership:

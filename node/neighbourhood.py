@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -39,6 +40,7 @@ class Neighbourhood:
     def __init__(self, library: Library) -> None:
         self._library = library
         self._network: Network | None = None
+        self._asked: Counter[str] = Counter()
 
     def attach(self, network: Network) -> None:
         self._network = network
@@ -62,6 +64,8 @@ class Neighbourhood:
             seen = advertised.seen_in(self._library.space)
             competence = replace(
                 seen,
+                # what it has to do for this node it may not have told yet
+                load=max(seen.load, self._asked[peer.peer_id]),
                 classify=tuple(factor * quality for quality in seen.classify),
                 generate=tuple(factor * quality for quality in seen.generate),
             )
@@ -95,7 +99,13 @@ class Neighbourhood:
         """Raises PeerError, DecodeError: as the mesh's request does."""
         if self._network is None:
             raise Refused("this node is not connected", code="not-ready")
-        return await self._network.request(peer_id, kind, body, timeout_s)
+        self._asked[peer_id] += 1
+        try:
+            return await self._network.request(peer_id, kind, body, timeout_s)
+        finally:
+            self._asked[peer_id] -= 1
+            if not self._asked[peer_id]:
+                del self._asked[peer_id]
 
 
 def advertised_stage(peer: Peer) -> int:

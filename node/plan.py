@@ -51,6 +51,9 @@ class Situation:
         to_unlearn, generator_to_unlearn: authors that were learned from and may teach no more.
         missing: packets that peers announced and that are still on their way.
         peers: the live peers.
+        skills: names of the skills in the toolbox.
+        lessons: ``"asked"``: it learns skills only, and no packets come up for lessons.
+        unlearned: names of usable packets that are no lessons. judged: of those, the ones whose authors were weighed.
         waited_s: seconds since the oldest news that was not learned from yet arrived; without any, since the
             last lesson (or the start).
     """
@@ -71,6 +74,10 @@ class Situation:
     waited_s: float = 0.0
     patience_s: float = 20.0
     refinements: int = 1
+    skills: frozenset[str] = frozenset()
+    lessons: Literal["all", "asked"] = "all"
+    unlearned: frozenset[str] = frozenset()
+    judged: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -96,13 +103,20 @@ class Distil:
 
 
 @dataclass(frozen=True)
+class Judge:
+    """Weigh who made the packets named, and measure by them what it can do itself, without learning from them."""
+
+    packets: frozenset[str]
+
+
+@dataclass(frozen=True)
 class PublishLogits:
     """Send fresh logits: about its own samples (a node), about all trusted samples (an anchor)."""
 
 
 @dataclass(frozen=True)
 class TrainGenerator:
-    """Fit the generator to private data and to the sample packets named; ``anew`` as in `Distil`."""
+    """Fit the generator to private data and to the sample packets and skills named; ``anew`` as in `Distil`."""
 
     packets: frozenset[str]
     anew: bool = False
@@ -120,11 +134,13 @@ class Wait:
     at_most_s: float | None = field(default=None)
 
 
-Action = Train | Publish | Distil | PublishLogits | TrainGenerator | Wait
+Action = Train | Publish | Distil | Judge | PublishLogits | TrainGenerator | Wait
 
 
 def stage_of(now: Situation) -> Stage:
     """The stage to advertise."""
+    if now.lessons == "asked" and now.published:
+        return Stage.TAUGHT
     if now.taught_by and not now.logits_due:
         return Stage.TAUGHT
     return Stage.PUBLISHED if now.published or now.role == "anchor" else Stage.LEARNING
@@ -151,7 +167,7 @@ def _unlearn(now: Situation) -> Action | None:
 
 
 def _unlearn_in_generator(now: Situation) -> Action | None:
-    return TrainGenerator(now.samples, anew=True) if now.generator_to_unlearn else None
+    return TrainGenerator(now.samples | now.skills, anew=True) if now.generator_to_unlearn else None
 
 
 def _publish_logits(now: Situation) -> Action | None:
@@ -171,6 +187,10 @@ def _refine(now: Situation) -> Action | None:
     return Distil(now.samples | now.logits, refines=True)
 
 
+def _judge(now: Situation) -> Action | None:
+    return Judge(now.unlearned) if now.trained and not now.unlearned <= now.judged else None
+
+
 def _first_generator(now: Situation) -> Action | None:
     if now.role == "node" and now.generator_taught_by is None:
         return TrainGenerator(frozenset())
@@ -178,9 +198,10 @@ def _first_generator(now: Situation) -> Action | None:
 
 
 def _better_generator(now: Situation) -> Action | None:
-    if not now.trained or now.samples <= (now.generator_taught_by or frozenset()) or _expects_more(now):
+    material = now.samples | now.skills
+    if not now.trained or material <= (now.generator_taught_by or frozenset()) or _expects_more(now):
         return None
-    return TrainGenerator(now.samples)
+    return TrainGenerator(material)
 
 
 _RULES: tuple[Callable[[Situation], Action | None], ...] = (
@@ -191,6 +212,7 @@ _RULES: tuple[Callable[[Situation], Action | None], ...] = (
     _publish_logits,
     _distil_new_samples,
     _refine,
+    _judge,
     _first_generator,
     _better_generator,
 )

@@ -34,12 +34,14 @@ from ..knowledge.training import Step, half, no_step
 from ..knowledge.trust import Verdict, weigh
 from ..security.files import read_private, write_atomic
 from ..security.ledger import Budget, Ledger, Release, noise_multiplier
-from .learner import Learner, Taught
+from .competence import Measured
+from .learner import Learner
 from .library import Entry
 from .router import Competence
 from .settings import Learning, Privacy
 from .skills import Skills
 from .store import Journal
+from .taught import Taught
 
 log = structlog.get_logger("meshlore.privacy")
 
@@ -105,10 +107,10 @@ class PrivateLearner(Learner):
         shown = LowPass(public, new).eval() if public is not None else None
         return replace(inner, classifier=classifier.eval(), classifier_before=before.eval(), public=shown)
 
-    def competence(self, skills: Skills, own: Entry | None, foreign: Sequence[Entry]) -> Competence:
+    def competence(self, skills: Skills, own: Entry | None, foreign: Sequence[Entry]) -> Measured:
         shown = self.shown_to_others(skills)
         if shown is None:
-            return Competence((), (), added=self.space.added_classes)
+            return Measured(Competence((), (), added=self.space.added_classes))
         return super().competence(shown, own, foreign)
 
     def shown_to_others(self, skills: Skills) -> Skills | None:
@@ -120,6 +122,9 @@ class PrivateLearner(Learner):
 
     def has_news(self, taught: Taught) -> bool:
         return taught.kept if self.private is None else taught.public is not None
+
+    def judge(self, foreign: Sequence[Entry], standing: Mapping[str, float]) -> dict[str, Verdict]:
+        return self._public_verdicts(foreign)
 
     def condense(self, step: Step) -> SamplePacket | None:
         """Samples made from the noisy statistics alone; None when they tell nothing or cannot be paid for."""
@@ -140,31 +145,38 @@ class PrivateLearner(Learner):
         *,
         turn: int,
         step: Step,
+        about: frozenset[int] | None = None,
     ) -> Taught:
         """The public classifier from packets alone, then from it the personal one with private data beside."""
         if self.private is None:
-            return super().distil(classifier, own, foreign, standing, turn=turn, step=step)
+            return super().distil(classifier, own, foreign, standing, turn=turn, step=step, about=about)
         verdicts = self._public_verdicts(foreign)
-        material = self._lessons(own, foreign, verdicts)
+        material = self._lessons(own, foreign, verdicts).about(about)
         if not len(material):
             return Taught(classifier, False, "nobody's knowledge is trusted", verdicts)
         seed = self.seed + 1000 * (turn + 1)
         public = self.learn_publicly(material, seed, half(step, 0))
-        lessons = self._lessons(own, foreign, self.weigh(foreign, standing))
+        lessons = self._lessons(own, foreign, self.weigh(foreign, standing)).about(about)
         settings = self._distil_settings()
         student = self._distil(public, self._train, lessons, settings=settings, seed=seed, step=half(step, 1))
         if self.held_out is None or not len(self.held_out):
             return Taught(student, True, "no private hold-out to judge by", verdicts, public)
         decision = keep_better(classifier, student, self.held_out, self._needed_private().prior())
-        return Taught(student if decision.kept else classifier, decision.kept, decision.reason, verdicts, public)
+        student = student if decision.kept else classifier
+        return Taught(student, decision.kept, decision.reason, verdicts, public, (decision.before, decision.after))
 
     def fit_generator(
-        self, foreign: Sequence[Entry], standing: Mapping[str, float], step: Step, start: Generator | None = None
+        self,
+        foreign: Sequence[Entry],
+        standing: Mapping[str, float],
+        step: Step,
+        start: Generator | None = None,
+        about: frozenset[int] | None = None,
     ) -> Generator | None:
         """A generator of published samples alone, its own and others': it draws for others too."""
         if self.private is None:
-            return super().fit_generator(foreign, standing, step, start)
-        lessons = self._lessons(None, foreign, self._public_verdicts(foreign))
+            return super().fit_generator(foreign, standing, step, start, about)
+        lessons = self._lessons(None, foreign, self._public_verdicts(foreign)).about(about)
         images, labels, weights = lessons.as_samples(self.space)
         own = self.condense(no_step)
         if own is not None:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from .client import MeshClient
-from .tasks import Result, Task
+from .results import Result
+from .tasks import Task
 
 
 class ProcessNode:

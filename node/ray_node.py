@@ -13,7 +13,8 @@ import structlog
 from ..errors import MeshloreError, Unreachable
 from .client import MeshClient
 from .ray_actor import START_S, STOP_S, NodeActor, NodeSpec
-from .tasks import Result, Task
+from .results import Result
+from .tasks import Task
 
 log = structlog.get_logger("meshlore.ray")
 

@@ -1,15 +1,16 @@
 """Where a task is best done: a pure function over advertised competences, load and round-trip time.
 
-A node advertises per class how well it classifies and generates (`Competence`). The expected quality
-of a task is the mean over the classes it may concern; a little is taken off for load and distance, so
-that equal nodes share equal work and a near node wins over an equal far one. The result is an order of
-candidates: whoever fails is followed by the next, and nobody is asked twice.
+A node advertises per class how well it classifies and generates, how long a piece of work takes there and how
+many wait (`Competence`). The expected quality of a task is the mean over the classes that it may concern. This
+node does what it is good enough at; else the best do it, those as good as each other by who answers soonest, so
+that equal work spreads. The result is an order of candidates: whoever fails is followed by the next, and nobody
+is asked twice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from ..codec import expect_map
@@ -20,24 +21,38 @@ from ..knowledge.space import Space
 Hop = Literal["here", "peer", "anchor"]
 Ability = Literal["classify", "generate"]
 
-GOOD_ENOUGH = 0.02
-LOAD_COST = 0.01
-ROUND_TRIP_COST_PER_S = 0.1
+LEAVE_FOR = 0.05
+"""By how much another must be better before a task leaves this device, where nothing else is set."""
+EQUAL = 0.03
+"""Measured qualities that differ by less are the same: they stem from some tens of samples."""
+STAY_S = 0.5
+"""By how much sooner another must answer before this node gives away what it is good enough at."""
+COST_PER_S = 0.1
+LEAST_S = 0.001
 MIN_QUALITY = 0.05
 MAX_ADDED_BYTES = 4096
+MAX_LATENCY_S = 3600.0
+MAX_LOAD = 1_000_000
+DISTANCE: Mapping[Hop, int] = {"here": 0, "peer": 1, "anchor": 2}
+Weights = Mapping[int, float]
+"""Label -> how probable it is that a task concerns this class."""
 
 
 @dataclass(frozen=True)
 class Competence:
     """What a node can do, 0..1 per class of the space, in the space's order, and how busy it is.
 
-    ``added``: names of the last classes, those that the mesh was not founded with.
+    Attributes:
+        load: pieces of tasks that wait there or are being done.
+        added: names of the last classes, those that the mesh was not founded with.
+        latency_s: how long one piece takes there, with the training step that it may have to wait for.
     """
 
     classify: tuple[float, ...]
     generate: tuple[float, ...]
     load: int = 0
     added: tuple[str, ...] = ()
+    latency_s: float = 0.0
 
     def to_map(self) -> dict[str, Any]:
         """As it travels: percentages in bytes, and of the added classes no more than an advert can hold."""
@@ -51,6 +66,7 @@ class Competence:
             "generate": self.to_bytes("generate")[:last],
             "load": self.load,
             "added": list(self.added[:told]),
+            "latency_s": self.latency_s,
         }
 
     def to_bytes(self, ability: Ability) -> bytes:
@@ -62,7 +78,7 @@ class Competence:
         classify, generate = (
             aligned_shares(values, self.added, space) if values else () for values in (self.classify, self.generate)
         )
-        return Competence(classify, generate, self.load, space.added_classes)
+        return replace(self, classify=classify, generate=generate, added=space.added_classes)
 
     @classmethod
     def from_map(cls, value: Any, space: Space) -> Competence:
@@ -71,19 +87,22 @@ class Competence:
         Raises:
             DecodeError: malformed.
         """
-        fields = expect_map(value, {"classify": bytes, "generate": bytes, "load": int, "added": list})
+        fields = expect_map(
+            value, {"classify": bytes, "generate": bytes, "load": int, "added": list, "latency_s": float}
+        )
         added = check_added(fields["added"], space)
         classes = space.num_classes - space.added + len(added)
         for name in ("classify", "generate"):
             if len(fields[name]) not in (0, classes) or any(percent > 100 for percent in fields[name]):
                 raise DecodeError(f"competence {name!r} does not fit {classes} classes")
-        if not 0 <= fields["load"] <= 1_000_000:
-            raise DecodeError("load out of range")
+        if not 0 <= fields["load"] <= MAX_LOAD or not 0 <= fields["latency_s"] <= MAX_LATENCY_S:
+            raise DecodeError("load or latency out of range")
         return cls(
             tuple(percent / 100 for percent in fields["classify"]),
             tuple(percent / 100 for percent in fields["generate"]),
             fields["load"],
             added,
+            fields["latency_s"],
         )
 
 
@@ -100,32 +119,55 @@ class Candidate:
 
 def route(
     ability: Ability,
-    classes: Sequence[int] | None,
+    classes: Weights | None,
     candidates: Sequence[Candidate],
     *,
     where: str = "best",
     failed: Mapping[str, str] | None = None,
+    leave_for: float = LEAVE_FOR,
 ) -> list[Candidate]:
     """Candidates in the order in which to try them, best first; empty when nobody is able.
 
     Args:
         ability: what the task needs.
-        classes: indices of the classes it concerns, None: any.
+        classes: the classes it may concern, None: any, all alike.
         where: ``"best"``, ``"here"`` or a node's name or PeerID.
         failed: peer ids that failed already (with the reason); they are left out.
+        leave_for: by how much another must be better than this node before it goes first.
     """
     asked = [c for c in candidates if c.peer_id not in (failed or {}) and _allowed(c, where)]
     rated = [(expected_quality(c.competence, ability, classes), c) for c in asked]
     # a node that was asked for by name does what it can, however badly
     able = [(quality, c) for quality, c in rated if quality >= MIN_QUALITY or where != "best"]
-    return [candidate for _, candidate in sorted(able, key=lambda pair: (-_worth(*pair), pair[1].peer_id))]
+    best = max((quality for quality, _ in able), default=0.0)
+    soonest = min((expected_s(c) for quality, c in able if quality >= best - EQUAL), default=0.0)
+
+    def rank(rating: tuple[float, Candidate]) -> tuple[float, ...]:
+        quality, candidate = rating
+        wait_s, distance = expected_s(candidate), DISTANCE[candidate.hop]
+        if distance == 0 and quality >= best - leave_for and wait_s <= soonest + STAY_S:
+            return (0,)
+        if quality >= best - EQUAL:
+            # hundredths of a second are the same; of these a peer goes before an anchor, which serves many
+            return (1, round(wait_s, 2), distance, wait_s)
+        return (2, COST_PER_S * wait_s - quality)
+
+    return [candidate for _, candidate in sorted(able, key=lambda rating: (rank(rating), rating[1].peer_id))]
 
 
-def expected_quality(competence: Competence, ability: Ability, classes: Sequence[int] | None) -> float:
+def expected_quality(competence: Competence, ability: Ability, classes: Weights | None) -> float:
     """Mean advertised quality over ``classes`` (all if None); 0 when the node has no such ability."""
     qualities = competence.classify if ability == "classify" else competence.generate
-    chosen = [qualities[index] for index in classes] if classes is not None and qualities else list(qualities)
-    return sum(chosen) / len(chosen) if chosen else 0.0
+    if not qualities:
+        return 0.0
+    weights = dict.fromkeys(range(len(qualities)), 1.0) if classes is None else classes
+    return sum(weight * qualities[label] for label, weight in weights.items()) / (sum(weights.values()) or 1.0)
+
+
+def expected_s(candidate: Candidate) -> float:
+    """Seconds until it answers: the way there and back, those who wait, and the work."""
+    competence = candidate.competence
+    return candidate.rtt_s + max(competence.latency_s, LEAST_S) * (1 + competence.load)
 
 
 def _allowed(candidate: Candidate, where: str) -> bool:
@@ -134,8 +176,3 @@ def _allowed(candidate: Candidate, where: str) -> bool:
     if where == "here":
         return candidate.hop == "here"
     return where in (candidate.name, candidate.peer_id)
-
-
-def _worth(quality: float, candidate: Candidate) -> float:
-    at_home = GOOD_ENOUGH if candidate.hop == "here" else 0.0
-    return quality + at_home - LOAD_COST * candidate.competence.load - ROUND_TRIP_COST_PER_S * candidate.rtt_s

@@ -41,6 +41,17 @@ class Learning(BaseModel):
     generator_steps: int = Field(0, ge=0, le=100_000)
     refinements: int = Field(1, ge=0, le=10)
     patience_s: float = Field(20.0, gt=0, le=86_400)
+    lessons: Literal["all", "asked"] = "all"
+
+
+class Service(BaseModel):
+    """How tasks are served; docs/service.md explains."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    share: float = Field(0.8, ge=0.05, le=1.0)
+    leave_for: float = Field(0.05, ge=0, le=1.0)
+    skills: Literal["auto", "asked"] = "auto"
 
 
 class Privacy(BaseModel):
@@ -104,6 +115,7 @@ class Settings(BaseModel):
     learning: Learning = Learning()
     anchor: Anchor = Anchor()
     pipeline: Pipeline = Pipeline()
+    service: Service = Service()
     privacy: Privacy = Privacy()
 
     @property
@@ -263,6 +275,7 @@ def _explain(error: ValidationError, origins: Mapping[tuple[str, ...], str]) -> 
         "learning": Learning,
         "anchor": Anchor,
         "pipeline": Pipeline,
+        "service": Service,
         "privacy": Privacy,
     }
     table = tables.get(str(path[0]), Settings) if len(path) > 1 else Settings

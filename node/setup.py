@@ -24,6 +24,7 @@ from ..security.files import make_private_folder
 from ..security.invites import Invite, host_of
 from ..security.join import Admission
 from ..security.membership import Credentials, found_mesh
+from .membership import ROLES_OF
 from .settings import Places, Settings, load_settings, write_settings
 
 ADDRESS_BOOK = "addresses.bin"
@@ -46,8 +47,8 @@ def found(
         ConfigError, DataError, ModelError, StateError: nothing was written.
     """
     _check_new(places)
-    if role not in ("node", "anchor"):
-        raise ConfigError(f"role {role!r}", "'node' or 'anchor'")
+    if role not in ROLES_OF:
+        raise ConfigError(f"role {role!r}", f"one of {', '.join(ROLES_OF)}")
     settings = load_settings(places.config, flags=flags)
     if not settings.data:
         raise ConfigError(
@@ -64,7 +65,7 @@ def found(
     space = loaded.dataset.space
     used = _check_usable(settings, role, loaded.dataset, space)
     passphrase = passphrase_from_environment()
-    roles = ["anchor"] if role == "anchor" else ["node", "requester"]
+    roles = list(ROLES_OF[role])
     credentials = found_mesh(places.home, mesh, settings.name, space.to_map(), roles, passphrase, now=time.time())
     write_settings(places.config, _absolute(flags))
     _say(loaded, used, space)

@@ -17,7 +17,7 @@ def describe(node: EdgeNode) -> dict[str, Any]:
     """The node's status, as JSON values; docs/status.md documents each field."""
     journal, lane, traffic = node.state.journal, node.lane.state, node.neighbourhood.traffic()
     private, classes, competence = node.learner.private, node.space.classes, node.competence
-    names = {entry.author: entry.author_name for entry in node.library.of_others()}
+    names = {entry.author: entry.author_name for entry in (*node.library.of_others(), *node.toolbox.entries())}
     return {
         "name": node.settings.name,
         "peer_id": node.credentials.peer_id,
@@ -45,6 +45,7 @@ def describe(node: EdgeNode) -> dict[str, Any]:
             "classify": dict(zip(classes, competence.classify, strict=False)),
             "generate": dict(zip(classes, competence.generate, strict=False)),
         },
+        "skills": [classes[label] for label in sorted(node.toolbox.labels())],
         "live_peers": len(node.neighbourhood.live()),
         "bytes_sent": traffic.bytes_sent,
         "bytes_received": traffic.bytes_received,

@@ -7,6 +7,7 @@
     <home>/private/<digest>.npz     labelled samples that fine-tuning added to the private data
     <home>/packets/<sha256>         sealed packets, its own and others', named by their content
     <home>/packets/declined         names of packets that were given up, one a line
+    <home>/skills/<sha256>          sealed skills that were made for this node (`meshlore.node.toolbox`)
     <home>/partials/<sha256>        beginnings of packets whose transfer was cut (`meshlore.mesh.partials`)
 
 The journal is the only source of truth: checkpoints are written first, then the journal that names
@@ -241,9 +242,9 @@ class PacketStore:
     is transferred again.
     """
 
-    def __init__(self, home: Path, quota_bytes: int = DEFAULT_QUOTA_BYTES) -> None:
+    def __init__(self, home: Path, quota_bytes: int = DEFAULT_QUOTA_BYTES, *, folder: str = "packets") -> None:
         self.quota_bytes = quota_bytes
-        self._folder = home / "packets"
+        self._folder = home / folder
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for unfinished in self._folder.glob(".*.tmp"):
             unfinished.unlink(missing_ok=True)

@@ -7,8 +7,7 @@ turns files, PIL images and float arrays into that (`meshlore.knowledge.samples`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +19,7 @@ from ..knowledge.space import Space
 MAX_IMAGES = 100_000
 MAX_GENERATED = 4096
 MAX_STEPS = 100_000
+MAX_SKILL_CLASSES = 32
 CHUNK_BYTES = 512 * 1024
 Version = Literal["now", "before"]
 Head = Literal["global", "personal"]
@@ -91,75 +91,21 @@ class FineTune:
         return "here"
 
 
-Task = Classify | Generate | Evaluate | FineTune
-
-
 @dataclass(frozen=True)
-class Answer:
-    """Who answered, how sure, how long it took.
+class Skill:
+    """Learn to do at home what others do better: fetch what they know about a few classes, and distil it.
 
     Attributes:
-        node, peer_id: name and PeerID of the node that did it.
-        hop: ``"here"``, ``"peer"`` or ``"anchor"``.
-        took_s: seconds from submission to the result, on the node where the task was submitted.
-        tried: names of nodes that failed before.
+        classes: their names.
+        where: ``"best"``: the anchor, else whoever knows them best; or a node's name.
     """
 
-    node: str
-    peer_id: str
-    hop: str
-    took_s: float
-    tried: tuple[str, ...] = ()
+    classes: tuple[str, ...]
+    where: Where = "best"
+    kind: Literal["skill"] = field(default="skill", init=False)
 
 
-@dataclass(frozen=True)
-class Classified:
-    """Class name and confidence (softmax probability, 0..1) per image."""
-
-    labels: tuple[str, ...]
-    confidence: tuple[float, ...]
-    answer: Answer
-
-
-@dataclass(frozen=True)
-class Generated:
-    """``images``: uint8 0..255, (n, height, width) grey or (n, height, width, 3); ``confidence``: share
-    of them that the answering node's own classifier takes for the class."""
-
-    images: np.ndarray
-    label: str
-    confidence: float
-    answer: Answer
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """Shares 0..1: ``accuracy`` over all images, ``balanced`` the mean over classes, ``personal`` the same
-    images reweighted to the node's own class mix and predicted with it (None on a node without data)."""
-
-    images: int
-    accuracy: float
-    balanced: float
-    personal: float | None
-    per_class: Mapping[str, float]
-    answer: Answer
-
-
-@dataclass(frozen=True)
-class FineTuned:
-    """Accuracy on the images taught (``before``, ``after``) and at home (private hold-out); ``kept`` is
-    False when the new classifier was worse at home and was rolled back."""
-
-    images: int
-    before: float
-    after: float
-    home_before: float
-    home_after: float
-    kept: bool
-    answer: Answer
-
-
-Result = Classified | Generated | Evaluated | FineTuned
+Task = Classify | Generate | Evaluate | FineTune | Skill
 
 
 def to_map(task: Task) -> dict[str, Any]:
@@ -191,40 +137,8 @@ def to_map(task: Task) -> dict[str, Any]:
                 "labels": pack_array(np.asarray(task.labels, dtype=np.int64)),
                 "steps": task.steps,
             }
-
-
-def result_to_map(result: Result) -> dict[str, Any]:
-    """A result as plain values."""
-    fields = {name: getattr(result, name) for name in result.__dataclass_fields__}
-    for name, value in fields.items():
-        if isinstance(value, np.ndarray):
-            fields[name] = pack_array(value)
-        elif isinstance(value, Answer):
-            fields[name] = asdict(value)
-        elif isinstance(value, Mapping):
-            fields[name] = dict(value)
-    return {"kind": type(result).__name__} | fields
-
-
-def result_from_map(value: dict[str, Any], *, took_s: float) -> Result:
-    """The inverse of `result_to_map`; ``took_s`` as seen by whoever asked.
-
-    Raises:
-        DecodeError: not such a map.
-    """
-    kinds: dict[str, type[Result]] = {kind.__name__: kind for kind in (Classified, Generated, Evaluated, FineTuned)}
-    try:
-        fields = dict(value)
-        kind = kinds[fields.pop("kind")]
-        answer = dict(fields.pop("answer"))
-        fields["answer"] = Answer(**answer | {"took_s": took_s, "tried": tuple(answer["tried"])})
-        if kind is Generated:
-            fields["images"] = unpack_array(fields["images"], dtypes=("uint8",), max_bytes=256 * 1024 * 1024)
-        if kind is Classified:
-            fields["labels"], fields["confidence"] = tuple(fields["labels"]), tuple(fields["confidence"])
-        return kind(**fields)
-    except (KeyError, TypeError, ValueError) as error:
-        raise DecodeError(f"the result is malformed ({error!r})") from None
+        case Skill():
+            return {"kind": task.kind, "where": task.where, "classes": list(task.classes)}
 
 
 _FIELDS: dict[str, dict[str, type]] = {
@@ -232,6 +146,7 @@ _FIELDS: dict[str, dict[str, type]] = {
     "generate": {"kind": str, "where": str, "label": str, "n": int, "seed": int, "version": str},
     "evaluate": {"kind": str, "where": str, "images": dict, "labels": dict, "version": str},
     "fine-tune": {"kind": str, "images": dict, "labels": dict, "steps": int},
+    "skill": {"kind": str, "where": str, "classes": list},
 }
 
 
@@ -248,6 +163,8 @@ def from_map(value: Any, space: Space, *, max_bytes: int) -> Task:
         fields = expect_map(value, _FIELDS[kind])
         if kind == "generate":
             return _generate(fields, space)
+        if kind == "skill":
+            return _skill(fields, space)
         images = _images(fields["images"], space, max_bytes)
         if kind == "classify":
             return Classify(images, where=fields["where"], head=_head(fields["head"]))
@@ -263,11 +180,24 @@ def from_map(value: Any, space: Space, *, max_bytes: int) -> Task:
         raise InvalidTask(f"the task is malformed ({error})") from None
 
 
+def _skill(fields: dict[str, Any], space: Space) -> Skill:
+    names = fields["classes"]
+    if not all(type(name) is str for name in names) or not 1 <= len(set(names)) <= MAX_SKILL_CLASSES:
+        raise InvalidTask("a skill is about class names", f"name 1 to {MAX_SKILL_CLASSES}")
+    for name in names:
+        _check_class(name, space)
+    if fields["where"] == "here":
+        raise InvalidTask("a skill comes from another node", "leave --where out, or name a node")
+    return Skill(tuple(dict.fromkeys(names)), where=fields["where"])
+
+
+def _check_class(name: str, space: Space) -> None:
+    if name not in space.classes:
+        raise InvalidTask(f"no class {name[:40]!r} in this mesh", f"its classes are {', '.join(space.classes)}")
+
+
 def _generate(fields: dict[str, Any], space: Space) -> Generate:
-    if fields["label"] not in space.classes:
-        raise InvalidTask(
-            f"no class {fields['label'][:40]!r} in this mesh", f"its classes are {', '.join(space.classes)}"
-        )
+    _check_class(fields["label"], space)
     if not 1 <= fields["n"] <= MAX_GENERATED:
         raise InvalidTask(f"{fields['n']} images were asked for", f"ask for 1 to {MAX_GENERATED}")
     if not 0 <= fields["seed"] < 2**31:

@@ -21,7 +21,8 @@ from .lane import Lane
 from .picture import Drawing, Timeline, draw
 from .pooled import train_pooled
 from .report import ModelReport, NodeReport, Report
-from .tasks import Evaluate, Evaluated, Generate, Generated, Result, Task, Version
+from .results import Evaluated, Generated, Result
+from .tasks import Evaluate, Generate, Task, Version
 
 POLL_S = 0.4
 SETTLED_POLLS = 3

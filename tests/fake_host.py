@@ -9,7 +9,7 @@ from meshlore.errors import Refused
 from meshlore.knowledge.data import Dataset
 from meshlore.knowledge.space import Space
 from meshlore.node.lane import Lane
-from meshlore.node.router import Candidate, Competence
+from meshlore.node.router import LEAVE_FOR, Candidate, Competence
 from meshlore.node.skills import Skills
 
 SPACE = Space((1, 8, 8), ("a", "b"), levels=17)
@@ -49,6 +49,9 @@ class FakeHost:
     space: Space = SPACE
     prior: np.ndarray | None = None
     held_out: Dataset | None = None
+    confusion: np.ndarray | None = None
+    leave_for: float = LEAVE_FOR
+    fetches_skills: bool = False
 
     @property
     def shown_skills(self):
@@ -66,10 +69,16 @@ class FakeHost:
         ]
 
     async def ask(self, peer_id, kind, body, timeout_s):
-        assert kind == "task"
+        assert kind in ("task", "skill")
         name = peer_id.removesuffix("-id")
         self.asked.append((name, body))
         return await asyncio.wait_for(self.peers[name][1](body, timeout_s), 20)
+
+    def make_skill(self, labels):
+        return None
+
+    async def learn_skill(self, task, data, holder, progress):
+        raise Refused("not here")
 
     async def fine_tune(self, task, progress):
         raise Refused("not here")

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 from meshlore.knowledge.models import MODELS
-from meshlore.node.settings import Anchor, Learning, Pipeline, Privacy, Settings
+from meshlore.node.settings import Anchor, Learning, Pipeline, Privacy, Service, Settings
 from pydantic.fields import FieldInfo
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 CONFIGURATION = (DOCS / "configuration.md").read_text(encoding="utf-8")
-TABLES = ("learning", "anchor", "pipeline", "privacy")
+TABLES = ("learning", "anchor", "pipeline", "service", "privacy")
 FIELDS = {
     name: field
-    for model in (Settings, Learning, Anchor, Pipeline, Privacy)
+    for model in (Settings, Learning, Anchor, Pipeline, Service, Privacy)
     for name, field in model.model_fields.items()
 }
 

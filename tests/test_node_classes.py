@@ -36,7 +36,7 @@ def found(folder, **members) -> dict[str, Credentials]:
     for name, classes in members.items():
         identity = Identity.generate()
         role = "node" if classes else "anchor"
-        certificate = root.issue(identity.peer_id, name, [role], identity.hpke_public_key, time.time())
+        certificate = root.issue(identity.peer_id, name, [role, "requester"], identity.hpke_public_key, time.time())
         credentials[name] = Credentials(identity, charter, certificate, keyring)
         (folder / name).mkdir(mode=0o700)
         if classes:

@@ -13,17 +13,18 @@ import pytest
 from meshlore.knowledge.space import Space
 from meshlore.node.cli import app
 from meshlore.node.control import ControlServer
-from meshlore.node.tasks import Answer, Classified, Evaluated, FineTuned, Generated, result_to_map
+from meshlore.node.results import Answer, Classified, Evaluated, FineTuned, Generated, Learned, result_to_map
 from PIL import Image
 from typer.testing import CliRunner
 
 SPACE = Space((1, 8, 8), ("cat", "dog"))
 ANSWER = Answer("ben", "ben-id", "peer", 0.1)
 RESULTS = {
-    "classify": Classified(("dog",), (0.75,), ANSWER),
+    "classify": Classified(("dog",), (0.75,), ("ann",), ANSWER),
     "generate": Generated(np.full((3, 1, 8, 8), 255, np.uint8), "dog", 1.0, ANSWER),
     "evaluate": Evaluated(12, 0.5, 0.5, None, {"cat": 0.0, "dog": 1.0}, ANSWER),
     "fine-tune": FineTuned(12, 0.5, 1.0, 0.9, 0.9, True, ANSWER),
+    "skill": Learned(("dog",), 40, {"dog": 0.1}, {"dog": 0.9}, 0.9, 0.9, True, "1 better and 0 worse", ANSWER),
 }
 
 

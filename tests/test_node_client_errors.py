@@ -21,7 +21,8 @@ from meshlore.node import client as client_module
 from meshlore.node.client import connect
 from meshlore.node.control import ControlServer
 from meshlore.node.protocol import frame, socket_path
-from meshlore.node.tasks import Answer, Classified, Classify, Evaluate, FineTune, Generate, Generated, result_to_map
+from meshlore.node.results import Answer, Classified, Generated, result_to_map
+from meshlore.node.tasks import Classify, Evaluate, FineTune, Generate
 
 SPACE = Space((1, 8, 8), ("a", "b"), levels=17)
 IMAGES = np.zeros((2, 8, 8), np.uint8)
@@ -61,7 +62,7 @@ class FakeNode:
         for fraction in (0.25, 0.5, 1.0):
             progress(fraction, "classifying")
             await asyncio.sleep(0.02)
-        return result_to_map(Classified(("a", "b"), (0.5, 1.0), ANSWER))
+        return result_to_map(Classified(("a", "b"), (0.5, 1.0), ("ann", "ann"), ANSWER))
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ def found(folder, train: Dataset, parts) -> dict[str, Credentials]:
     keyring, members = Keyring.generate(), {}
     for name, part in zip(NAMES, parts, strict=True):
         identity = Identity.generate()
-        certificate = root.issue(identity.peer_id, name, ["node"], identity.hpke_public_key, time.time())
+        certificate = root.issue(identity.peer_id, name, ["node", "requester"], identity.hpke_public_key, time.time())
         members[name] = Credentials(identity, charter, certificate, keyring)
         (folder / name).mkdir(mode=0o700)
         save_npz(folder / name / "data.npz", train.subset(part))

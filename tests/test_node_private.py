@@ -16,12 +16,13 @@ from meshlore.knowledge.data import Dataset
 from meshlore.knowledge.packet import LogitPacket, SamplePacket, encode
 from meshlore.knowledge.private import Statistics, measure
 from meshlore.node import learner as learner_module
-from meshlore.node.learner import Learner, Taught
+from meshlore.node.learner import Learner
 from meshlore.node.library import Entry
 from meshlore.node.private_learner import PrivateLearner, Vault, leave_vault, open_vault, privacy_status
 from meshlore.node.settings import Learning, Privacy
 from meshlore.node.skills import Skills
 from meshlore.node.store import Journal, StateStore
+from meshlore.node.taught import Taught
 from meshlore.security.ledger import Ledger
 
 torch.set_num_threads(1)
@@ -73,7 +74,7 @@ def all_that_leaves(private: Dataset, statistics: Statistics) -> dict[str, objec
     return {
         "packet": encode(packet),
         "answers": encode(learner.answer(shown.classifier, [own])),
-        "advert": learner.competence(skills, own, others).to_map(),
+        "advert": learner.competence(skills, own, others).competence.to_map(),
         "generated": generator.sample(np.arange(10), seed=1).tobytes(),
         "public": b"".join(tensor.numpy().tobytes() for tensor in shown.classifier.state_dict().values()),
         "kept images": learner.unlike_private(images, 3).tolist(),
@@ -98,6 +99,14 @@ def test_two_nodes_with_other_data_and_the_same_statistics_tell_the_same():
     assert one == other
 
 
+def test_whom_a_private_node_trusts_with_skills_for_others_hangs_on_published_samples_alone():
+    one, other = (
+        PrivateLearner(SPACE, "node", "", DATA.select_classes(classes), BRIEF, 3, paid=lambda _: None, epsilon=4.0)
+        for classes in (("1", "2", "3"), ("7", "8"))
+    )
+    assert one.judge(foreign(), {}) == other.judge(foreign(), {})
+
+
 def test_the_raw_path_is_never_taken(monkeypatch):
     def forbidden(*_arguments: object, **_options: object) -> None:
         raise AssertionError("private records were condensed or compared")
@@ -120,7 +129,7 @@ def test_nobody_is_answered_before_there_is_a_public_classifier():
     )
     skills = Skills(learner.fresh(), learner.fresh())
     assert learner.shown_to_others(skills) is None
-    assert learner.competence(skills, None, []).classify == ()
+    assert learner.competence(skills, None, []).competence.classify == ()
     assert not learner.retells
 
 

@@ -10,21 +10,25 @@ from hypothesis import strategies as st
 from meshlore.codec import pack, pack_array, unpack
 from meshlore.errors import DecodeError, InvalidTask
 from meshlore.knowledge.space import Space
+from meshlore.node.results import (
+    Answer,
+    Classified,
+    Evaluated,
+    FineTuned,
+    Generated,
+    Learned,
+    result_from_map,
+    result_to_map,
+)
 from meshlore.node.tasks import (
     MAX_GENERATED,
     MAX_IMAGES,
-    Answer,
-    Classified,
     Classify,
     Evaluate,
-    Evaluated,
     FineTune,
-    FineTuned,
     Generate,
-    Generated,
+    Skill,
     from_map,
-    result_from_map,
-    result_to_map,
     to_map,
 )
 
@@ -43,7 +47,10 @@ def tasks(draw):
     rng = np.random.default_rng(draw(seeds))
     n = draw(st.integers(1, 4))
     images, labels = rng.integers(0, 17, (n, 1, 8, 8)).astype(np.uint8), rng.integers(0, 3, n)
-    match draw(st.sampled_from(["classify", "generate", "evaluate", "fine-tune"])):
+    match draw(st.sampled_from(["classify", "generate", "evaluate", "fine-tune", "skill"])):
+        case "skill":
+            names = draw(st.lists(st.sampled_from(SPACE.classes), min_size=1, unique=True))
+            return Skill(tuple(names), where=draw(st.sampled_from(["best", "ben"])))
         case "classify":
             return Classify(images, where=draw(wheres))
         case "generate":
@@ -163,10 +170,15 @@ def test_an_empty_array_with_impossible_sides_is_an_invalid_task():
 def results(draw):
     names = st.text(max_size=5)
     answer = Answer(draw(names), draw(names), draw(st.sampled_from(["here", "peer", "anchor"])), 0.0, ("x",))
-    match draw(st.integers(0, 3)):
+    match draw(st.integers(0, 4)):
+        case 4:
+            before, after = (draw(st.dictionaries(st.sampled_from(SPACE.classes), shares)) for _ in range(2))
+            home = draw(st.none() | shares), draw(st.none() | shares)
+            return Learned(("a", "b"), 40, before, after, *home, draw(st.booleans()), draw(names), answer)
         case 0:
             labels = draw(st.lists(st.sampled_from(SPACE.classes), max_size=4))
-            return Classified(tuple(labels), tuple(draw(shares) for _ in labels), answer)
+            by = tuple(draw(names) for _ in labels)
+            return Classified(tuple(labels), tuple(draw(shares) for _ in labels), by, answer)
         case 1:
             images = np.random.default_rng(draw(seeds)).integers(0, 17, (2, 1, 8, 8)).astype(np.uint8)
             return Generated(images, "a", draw(shares), answer)

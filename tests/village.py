@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from meshlore.knowledge.data import Dataset
@@ -19,10 +20,11 @@ from meshlore.mesh.mesh import Mesh, MeshSettings
 from meshlore.node.actor import EdgeNode
 from meshlore.node.daemon import build_node
 from meshlore.node.messages import PeersChanged
+from meshlore.node.results import result_from_map
 from meshlore.node.service import TaskService
 from meshlore.node.settings import Learning, Settings
 from meshlore.node.status import describe
-from meshlore.node.tasks import result_from_map, to_map
+from meshlore.node.tasks import to_map
 from meshlore.security.identity import Identity
 from meshlore.security.membership import Credentials, Keyring, MeshRoot
 
@@ -55,13 +57,19 @@ class Village:
     cleanups: dict[str, AsyncExitStack] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
 
-    async def start(self, name: str, bootstrap: str = "", node: Callable[[Any], None] = lambda _node: None) -> EdgeNode:
+    async def start(
+        self,
+        name: str,
+        bootstrap: str = "",
+        node: Callable[[Any], None] = lambda _node: None,
+        settings: Mapping[str, Any] = MappingProxyType({}),
+    ) -> EdgeNode:
         """Start (again) the node of a home, as the daemon does, but for libp2p."""
         home, credentials = self.folder / name, self.members[name]
         data = home / "data.npz"
         usual = {"name": name, "data": str(data) if data.exists() else "", "seed": SEED, "learning": LEARNING}
-        settings = Settings.model_validate(usual | self.settings)
-        built, _ = await asyncio.to_thread(build_node, home, settings, credentials)
+        chosen = Settings.model_validate(usual | self.settings | dict(settings))
+        built, _ = await asyncio.to_thread(build_node, home, chosen, credentials)
         node(built)
         await built.restore()
         shelf = Shelf(built)
@@ -71,13 +79,15 @@ class Village:
             store=shelf,
             on_peer=lambda _peer: built.tell(PeersChanged()),
         )
-        mesh.serve("task", lambda _caller, body: TaskService(built).serve(body))
+        built.tasks = TaskService(built)
+        built.tasks.serve_members(mesh)
         built.neighbourhood.attach(mesh)
         built.shelf = shelf
         cleanup = self.cleanups[name] = AsyncExitStack()
         cleanup.push_async_callback(built.close)
         await mesh.start([f"/memory/{bootstrap}/p2p/{self.members[bootstrap].peer_id}"] if bootstrap else [])
         cleanup.push_async_callback(mesh.stop)
+        cleanup.push_async_callback(built.tasks.close)
         running = asyncio.create_task(built.run())
         cleanup.push_async_callback(asyncio.wait, {running})
         cleanup.callback(running.cancel)
@@ -104,7 +114,7 @@ async def until(condition: Callable[[], object], timeout_s: float = 30.0) -> Non
 
 
 async def submit(node: EdgeNode, task: Any, timeout_s: float = 30.0) -> Any:
-    reply = await TaskService(node).submit(to_map(task), timeout_s, lambda *_: None)
+    reply = await node.tasks.submit(to_map(task), timeout_s, lambda *_: None)
     return result_from_map(reply, took_s=0.0)
 
 
@@ -118,7 +128,7 @@ def found(folder: Path) -> dict[str, Credentials]:
     keyring, members = Keyring.generate(), {}
     for name, role, classes in MEMBERS:
         identity = Identity.generate()
-        certificate = root.issue(identity.peer_id, name, [role], identity.hpke_public_key, time.time())
+        certificate = root.issue(identity.peer_id, name, [role, "requester"], identity.hpke_public_key, time.time())
         members[name] = Credentials(identity, charter, certificate, keyring, root if name == FOUNDER else None)
         (folder / name).mkdir(mode=0o700)
         if classes:

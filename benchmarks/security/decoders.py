@@ -18,10 +18,11 @@ from meshlore.knowledge.space import Space
 from meshlore.mesh import circuit, frames, messages
 from meshlore.mesh.reconcile import Answer
 from meshlore.mesh.records import issue_record, read_record
-from meshlore.node import tasks
+from meshlore.node import results
 from meshlore.node.protocol import FrameReader
+from meshlore.node.results import Classified, result_from_map, result_to_map
 from meshlore.node.router import Competence
-from meshlore.node.tasks import Classified, Classify, from_map, result_from_map, result_to_map, to_map
+from meshlore.node.tasks import Classify, from_map, to_map
 from meshlore.security.authority import Authority, links_from
 from meshlore.security.certificates import Certificate, Charter
 from meshlore.security.governance import delegate, revoke, rotate_root
@@ -165,4 +166,4 @@ def _logit_packet() -> bytes:
 
 
 def _result() -> bytes:
-    return pack(result_to_map(Classified(("cat",), (0.5,), tasks.Answer("ben", "id", "peer", 0.1))))
+    return pack(result_to_map(Classified(("cat",), (0.5,), ("ben",), results.Answer("ben", "id", "peer", 0.1))))
