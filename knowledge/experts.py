@@ -28,6 +28,8 @@ from .training import Step, cosine, no_step
 
 ALIKE = 0.7  # cosine of two authors' shares of classes, above which they share an expert
 UNSEEN = -12.0  # log-probability of a class that an expert has never seen
+MATTERS = 0.5  # of the most that any expert has of a class: who has less is left out of a part about it
+STEPS = 0.5  # of those that one classifier of everything takes: a few classes are learned sooner
 SOURCE_BYTES = 32
 
 
@@ -56,23 +58,23 @@ class Mixture(nn.Module):
     """Experts and their gate as one classifier: images (n, c, h, w) to log-probabilities (n, k).
 
     Attributes:
-        seen: bool (experts, k), the classes that each expert was taught.
+        taught: float32 (experts, k), how many samples of each class each expert was taught, by their weights.
         origins: what each expert was made of.
     """
 
-    seen: Tensor
+    taught: Tensor
 
     def __init__(
         self,
         experts: Sequence[nn.Module],
         gate: nn.Module | None,
-        seen: Tensor,
+        taught: Tensor,
         origins: Sequence[Origin],
     ) -> None:
         super().__init__()
         self.experts = nn.ModuleList(experts)
         self.gate = gate
-        self.register_buffer("seen", seen)
+        self.register_buffer("taught", taught)
         self.origins = tuple(origins)
         # as rows of bytes, so that a checkpoint keeps them: the expert's place, then its edition or a source
         rows = [
@@ -84,7 +86,7 @@ class Mixture(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         if not len(self.experts):
-            return images.new_zeros(len(images), self.seen.shape[1])
+            return images.new_zeros(len(images), self.taught.shape[1])
         mixed: Tensor = torch.logsumexp(self.said(images) + self._trust(images)[:, :, None], dim=1)
         return mixed
 
@@ -92,7 +94,7 @@ class Mixture(nn.Module):
         """Log-probabilities of each expert over the classes that it knows, float32 (n, experts, k)."""
         masked = [
             torch.log_softmax(expert(images).masked_fill(~known, -torch.inf), dim=1).clamp(min=UNSEEN)
-            for expert, known in zip(self.experts, self.seen, strict=True)
+            for expert, known in zip(self.experts, self.taught > 0, strict=True)
         ]
         return torch.stack(masked, dim=1)
 
@@ -103,11 +105,13 @@ class Mixture(nn.Module):
         return torch.log_softmax(self.gate(images), dim=1)
 
     def part(self, labels: Collection[int]) -> Mixture:
-        """The compact part for a task: the experts that know one of these classes, and what of the gate is theirs."""
-        kept = [place for place, known in enumerate(self.seen) if known[sorted(labels)].any()]
+        """The compact part for a task: the experts that know most of these classes, and what of the gate is theirs."""
+        asked = self.taught[:, sorted(labels)]
+        matters = (asked > 0) & (asked >= MATTERS * asked.max(dim=0, keepdim=True).values)
+        kept = torch.where(matters.any(dim=1))[0].tolist()
         gate = None if self.gate is None or len(kept) < 2 else _Columns(self.gate, kept)
         experts = [self.experts[place] for place in kept]
-        return Mixture(experts, gate, self.seen[kept], [self.origins[place] for place in kept]).eval()
+        return Mixture(experts, gate, self.taught[kept], [self.origins[place] for place in kept]).eval()
 
     def grown(self, model: str, old: Space, new: Space, seed: int) -> Mixture | None:
         """The same mixture in a space with more classes, which nobody has seen; as `grown_classifier`."""
@@ -115,23 +119,23 @@ class Mixture(nn.Module):
         known = [expert for expert in experts if expert is not None]
         if len(known) < len(experts):
             return None
-        seen = torch.cat([self.seen, self.seen.new_zeros(len(known), new.num_classes - old.num_classes)], dim=1)
-        return Mixture(known, self.gate, seen, self.origins).eval()
+        more = self.taught.new_zeros(len(known), new.num_classes - old.num_classes)
+        return Mixture(known, self.gate, torch.cat([self.taught, more], dim=1), self.origins).eval()
 
     @classmethod
     def untaught(cls, space: Space) -> Mixture:
         """Without an expert: every class is as likely as any other."""
-        return cls([], None, torch.zeros(0, space.num_classes, dtype=torch.bool), []).eval()
+        return cls([], None, torch.zeros(0, space.num_classes), []).eval()
 
     @classmethod
     def from_state(cls, tensors: Mapping[str, Tensor], model: str, space: Space, seed: int) -> Mixture:
         """Rebuild from its state dict. Raises ModelError when it is not one of such experts in this space."""
         try:
-            seen, rows = tensors["seen"].bool(), [bytes(row) for row in tensors["made_of"].tolist()]
-            names = [[row[1:] for row in rows if row[0] == place] for place in range(len(seen))]
+            taught, rows = tensors["taught"], [bytes(row) for row in tensors["made_of"].tolist()]
+            names = [[row[1:] for row in rows if row[0] == place] for place in range(len(taught))]
             origins = [Origin(frozenset(sources), edition) for edition, *sources in names]
-            gate = build_gate(model, space, len(seen), seed) if len(seen) > 1 else None
-            made = cls([build_model(model, space, seed) for _ in seen], gate, seen, origins)
+            gate = build_gate(model, space, len(taught), seed) if len(taught) > 1 else None
+            made = cls([build_model(model, space, seed) for _ in taught], gate, taught, origins)
             made.load_state_dict(dict(tensors))
         except (KeyError, RuntimeError, ValueError, IndexError):
             raise ModelError(
@@ -198,6 +202,7 @@ def learn_mixture(
         everything: the lessons of all shards together, for the gate.
         fresh: an untrained expert; ``fresh_gate``: an untrained gate for so many.
     """
+    brief = replace(settings, steps=max(1, round(STEPS * settings.steps)))
     known = dict(zip(previous.origins, previous.experts, strict=True))
     parts, experts = len(shards) + 1, []
     for place, shard in enumerate(shards):
@@ -209,21 +214,21 @@ def learn_mixture(
                 start,
                 None,
                 shard.lessons,
-                settings=settings,
+                settings=brief,
                 seed=seed + place,
                 step=_portion(step, place, parts),
                 device=device,
                 executor=executor,
             )
         experts.append(expert)
-    seen = torch.stack([_taught(shard.lessons) for shard in shards])
-    mixture = Mixture(experts, None, seen, [shard.origin for shard in shards]).eval()
+    taught = torch.stack([_mass(shard.lessons) for shard in shards])
+    mixture = Mixture(experts, None, taught, [shard.origin for shard in shards]).eval()
     if len(experts) < 2:
         return mixture
     gate = _learn_gate(
         mixture, everything, fresh_gate(len(experts)), settings, seed, _portion(step, len(shards), parts), device
     )
-    return Mixture(experts, gate, seen, mixture.origins).eval()
+    return Mixture(experts, gate, taught, mixture.origins).eval()
 
 
 def build_gate(model: str, space: Space, experts: int, seed: int) -> nn.Module:
@@ -249,8 +254,7 @@ def _learn_gate(
     soft = lessons.targets(settings.temperature)
     share = settings.soft_share * soft.sum(dim=1, keepdim=True)
     wanted = (share * soft + (1 - share) * nn.functional.one_hot(lessons.labels, lessons.classes)).to(device)
-    mass = torch.zeros(lessons.classes).index_add(0, lessons.labels, lessons.weights)
-    chance = lessons.weights / mass.clamp(min=1e-6)[lessons.labels]
+    chance = lessons.weights / _mass(lessons).clamp(min=1e-6)[lessons.labels]
     drawn = torch.multinomial(chance, settings.steps * settings.lesson_batch, replacement=True, generator=random)
     chosen, images = drawn.view(settings.steps, -1), lessons.images.to(device)
     gate = gate.to(device).train()
@@ -267,9 +271,9 @@ def _learn_gate(
     return gate.cpu().eval()
 
 
-def _taught(lessons: Lessons) -> Tensor:
-    mass = torch.zeros(lessons.classes).index_add(0, lessons.labels, lessons.weights)
-    return mass > 0
+def _mass(lessons: Lessons) -> Tensor:
+    """The weight of each class, float32 (k,)."""
+    return torch.zeros(lessons.classes).index_add(0, lessons.labels, lessons.weights)
 
 
 def _portion(step: Step, part: int, parts: int) -> Step:

@@ -42,7 +42,13 @@ def digits(classes: str, part: str = "digits", most: int = 120) -> Dataset:
     return Dataset(SPACE, chosen.images[:most], chosen.labels[:most])
 
 
-MEMBERS = (("ann", "node", "012"), ("ben", "node", "123"), ("anchor", "anchor", ""), ("cid", "node", "03"))
+MEMBERS = (
+    ("ann", "node", "012"),
+    ("ben", "node", "123"),
+    ("cid", "node", "03"),
+    ("anchor", "anchor", ""),
+    ("anchor-2", "anchor", ""),
+)
 FOUNDER = "ann"
 TEST = digits("0123", "digits:test", 500)
 
@@ -123,7 +129,7 @@ def packets_of(node: EdgeNode, kind: type) -> set[str]:
 
 
 def found(folder: Path) -> dict[str, Credentials]:
-    """Homes of three nodes, each without one digit that another has, and of an anchor."""
+    """Homes of three nodes, each without one digit that another has, and of two anchors."""
     root, charter = MeshRoot.create("village", SPACE.to_map(), time.time())
     keyring, members = Keyring.generate(), {}
     for name, role, classes in MEMBERS:
