@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from meshlore.security.identity import Identity
 from meshlore.security.membership import Credentials, Keyring, MeshRoot
 from PIL import Image
+
+if TYPE_CHECKING:
+    from meshes import Cluster
 
 # what a shell starts in the background is deaf to Ctrl-C, and so would be the processes that tests interrupt
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -70,3 +74,23 @@ def new_member() -> Callable[..., Credentials]:
         return Credentials(identity, charter, certificate, keyring)
 
     return make
+
+
+@pytest.fixture(params=["memory", "libp2p"])
+async def cluster(request: pytest.FixtureRequest, new_member: Callable[..., Credentials]) -> AsyncIterator[Cluster]:
+    """Meshes that the test starts, over each transport in turn."""
+    from meshes import Cluster  # libp2p takes a second to import, and few tests need it
+
+    cluster = Cluster(new_member, request.param)
+    yield cluster
+    await cluster.stop()
+
+
+@pytest.fixture
+async def memory_cluster(new_member: Callable[..., Credentials]) -> AsyncIterator[Cluster]:
+    """As ``cluster``, in memory only."""
+    from meshes import Cluster
+
+    cluster = Cluster(new_member, "memory")
+    yield cluster
+    await cluster.stop()

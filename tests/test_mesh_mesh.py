@@ -1,86 +1,20 @@
-"""The mesh over both transports: discovery, adverts, requests, spreading blobs, and peers that fail."""
+"""The mesh over both transports: discovery, adverts, requests, and peers that fail."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 import time
-from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from meshlore.errors import ConfigError, DecodeError, PeerTimeout, Refused, SecurityError, StateError
-from meshlore.mesh.host import Libp2pTransport
-from meshlore.mesh.members import HeartbeatSettings, Peer, PeerState
-from meshlore.mesh.memory import MemoryNetwork, MemoryStore, MemoryTransport
-from meshlore.mesh.mesh import Mesh, MeshSettings
-from meshlore.mesh.transport import Body, Caller, Transport
+from meshes import QUICK, Cluster, NewMember, neighbours, peer, until
+from meshlore.errors import ConfigError, PeerTimeout, Refused
+from meshlore.mesh.members import PeerState
+from meshlore.mesh.memory import MemoryTransport
+from meshlore.mesh.transport import Body, Caller
 from meshlore.security.identity import Identity
-from meshlore.security.membership import Credentials
-
-QUICK = MeshSettings(
-    heartbeat=HeartbeatSettings(interval_s=0.3, first_redial_s=0.1), tick_s=0.05, relay_delay_s=0.3, request_timeout_s=2
-)
-NewMember = Callable[..., Credentials]
-
-
-class Cluster:
-    """Meshes that the test starts, each with its store, all stopped at the end."""
-
-    def __init__(self, new_member: NewMember, kind: str) -> None:
-        self._new_member, self._kind = new_member, kind
-        self.network = MemoryNetwork(delay_s=0.001)
-        self.meshes: list[Mesh] = []
-        self.stores: dict[str, MemoryStore] = {}
-
-    def transport(self, credentials: Credentials) -> Transport:
-        if self._kind == "memory":
-            return MemoryTransport(credentials, self.network)
-        return Libp2pTransport(credentials)
-
-    async def add(self, name: str, bootstrap: list[str] | None = None, **kwargs: object) -> Mesh:
-        credentials = kwargs.pop("credentials", None) or self._new_member(name)
-        store = kwargs.pop("store", None) or MemoryStore()
-        mesh = Mesh(self.transport(credentials), store=store, **{"settings": QUICK, **kwargs})  # type: ignore[arg-type]
-        if bootstrap is None:
-            bootstrap = self.meshes[0].addresses()[:1] if self.meshes else []
-        await mesh.start(bootstrap)
-        self.meshes.append(mesh)
-        self.stores[mesh.peer_id] = store  # type: ignore[assignment]
-        return mesh
-
-    async def stop(self) -> None:
-        await asyncio.gather(*(mesh.stop() for mesh in self.meshes))
-
-
-@pytest.fixture(params=["memory", "libp2p"])
-async def cluster(request: pytest.FixtureRequest, new_member: NewMember) -> AsyncIterator[Cluster]:
-    cluster = Cluster(new_member, request.param)
-    yield cluster
-    await cluster.stop()
-
-
-@pytest.fixture
-async def memory_cluster(new_member: NewMember) -> AsyncIterator[Cluster]:
-    cluster = Cluster(new_member, "memory")
-    yield cluster
-    await cluster.stop()
-
-
-async def until(condition: Callable[[], object], timeout_s: float = 8) -> None:
-    async with asyncio.timeout(timeout_s):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-
-
-def neighbours(mesh: Mesh) -> set[str]:
-    return {peer.name for peer in mesh.peers() if peer.connected}
-
-
-def peer(mesh: Mesh, name: str) -> Peer:
-    return next(peer for peer in mesh.peers() if peer.name == name)
 
 
 async def test_nodes_that_know_one_bootstrap_peer_find_all_others(cluster: Cluster) -> None:
@@ -133,28 +67,6 @@ async def test_requests_reach_handlers_and_roles_are_asked_for(cluster: Cluster)
         assert caught.value.code == code
     with pytest.raises(ValueError, match="own"):
         ann.serve("mesh.mine", add)
-
-
-async def test_an_announced_blob_reaches_everybody(cluster: Cluster) -> None:
-    for name in ("ann", "ben", "cid"):
-        await cluster.add(name)
-    await until(lambda: all(len(neighbours(mesh)) == 2 for mesh in cluster.meshes))
-    ann = cluster.meshes[0]
-    name = cluster.stores[ann.peer_id].put(bytes(100_000))
-    ann.announce(name)
-    await until(lambda: all(name in store.blobs for store in cluster.stores.values()))
-
-
-async def test_a_newcomer_gets_the_blobs_of_an_author_that_left(cluster: Cluster) -> None:
-    ann = await cluster.add("ann")
-    ben = await cluster.add("ben")
-    name = cluster.stores[ben.peer_id].put(b"what ben knew")
-    ben.announce(name)
-    await until(lambda: name in cluster.stores[ann.peer_id].blobs)
-    await ben.stop()
-    cid = await cluster.add("cid", bootstrap=ann.addresses())
-    await until(lambda: name in cluster.stores[cid.peer_id].blobs)
-    assert cluster.stores[cid.peer_id].came_from[name] == ann.peer_id
 
 
 async def test_a_stopped_peer_is_gone_at_once_and_found_again_when_it_returns(
@@ -216,43 +128,6 @@ async def test_a_bootstrap_address_that_is_not_valid_is_refused_at_start(memory_
         await memory_cluster.add("ann", bootstrap=[f"/dns4/é/tcp/1/p2p/{Identity.generate().peer_id}"])
 
 
-async def test_a_blob_that_the_store_refuses_is_pulled_once_and_goes_no_further(memory_cluster: Cluster) -> None:
-    class Picky(MemoryStore):
-        asked = 0
-
-        async def accept(self, name: str, data: bytes, from_peer: str) -> None:
-            self.asked += 1
-            raise DecodeError("not a packet")
-
-    picky = Picky()
-    ann = await memory_cluster.add("ann")
-    ben = await memory_cluster.add("ben", store=picky)
-    cid = await memory_cluster.add("cid", bootstrap=ben.addresses())
-    memory_cluster.network.cut(ann.peer_id, cid.peer_id)
-    await until(lambda: neighbours(ben) == {"ann", "cid"})
-    ann.announce(memory_cluster.stores[ann.peer_id].put(b"rubbish"))
-    await until(lambda: picky.asked)
-    await asyncio.sleep(0.5)
-    assert picky.asked == 1
-    assert memory_cluster.stores[cid.peer_id].blobs == {}
-
-
-async def test_when_a_holder_fails_the_pull_goes_on_with_another(memory_cluster: Cluster) -> None:
-    class Forgetful(MemoryStore):
-        def read(self, name: str) -> bytes:
-            return b"not what was promised"
-
-    data = bytes(1000)
-    forgetful = Forgetful()
-    name = forgetful.put(data)
-    ann = await memory_cluster.add("ann", store=forgetful)
-    ben = await memory_cluster.add("ben", bootstrap=[])
-    memory_cluster.stores[ben.peer_id].put(data)
-    cid = await memory_cluster.add("cid", bootstrap=[ann.addresses()[0], ben.addresses()[0]])
-    await until(lambda: name in memory_cluster.stores[cid.peer_id].blobs)
-    assert memory_cluster.stores[cid.peer_id].blobs[name] == data
-
-
 async def test_addresses_are_remembered_without_a_bootstrap_peer(
     memory_cluster: Cluster, tmp_path: Path, new_member: NewMember
 ) -> None:
@@ -278,51 +153,6 @@ async def test_a_damaged_address_book_is_a_warning(
     assert mesh.peers() == []
 
 
-async def test_what_this_node_alone_refuses_does_not_part_it_from_the_holder(memory_cluster: Cluster) -> None:
-    refused: set[str] = set()
-
-    class Conservative(MemoryStore):
-        async def accept(self, name: str, data: bytes, from_peer: str) -> None:
-            if data.startswith(b"second"):
-                refused.add(name)
-                raise SecurityError("signed two packets with the same number")
-            await super().accept(name, data, from_peer)
-
-    ann = await memory_cluster.add("ann")
-    ben = await memory_cluster.add("ben", store=Conservative())
-    await until(lambda: neighbours(ben))
-    held = memory_cluster.stores[ann.peer_id]
-    for number in range(5):
-        held.put(b"second %d" % number)
-    await until(lambda: len(refused) == 5 and ben.missing() == 0)
-    good = held.put(b"first")
-    await until(lambda: good in memory_cluster.stores[ben.peer_id].blobs)
-
-
-async def test_a_full_disk_is_not_met_with_the_same_pull_again_and_again(memory_cluster: Cluster) -> None:
-    class Full(MemoryStore):
-        pulled = 0
-
-        async def accept(self, name: str, data: bytes, from_peer: str) -> None:
-            self.pulled += 1
-            if self.pulled < 3:
-                raise StateError("no space left", "make room")
-            await super().accept(name, data, from_peer)
-
-    full, now = Full(), [0.0]
-    ann = await memory_cluster.add("ann")
-    await memory_cluster.add("ben", store=full, clock=lambda: time.monotonic() + now[0])
-    name = memory_cluster.stores[ann.peer_id].put(b"large")
-    await until(lambda: full.pulled == 1)
-    now[0] += 3
-    await until(lambda: full.pulled == 2)
-    now[0] += 3
-    await asyncio.sleep(0.3)
-    assert full.pulled == 2
-    now[0] += 3
-    await until(lambda: name in full.blobs)
-
-
 async def test_dead_peers_with_many_addresses_do_not_keep_a_live_one_waiting(memory_cluster: Cluster) -> None:
     class Patient(MemoryTransport):
         async def connect(self, address: str, timeout_s: float) -> str:
@@ -340,32 +170,6 @@ async def test_dead_peers_with_many_addresses_do_not_keep_a_live_one_waiting(mem
     await until(lambda: neighbours(ben) == {"ann"}, timeout_s=3)
 
 
-@pytest.mark.parametrize("what", ["read", "save"])
-async def test_a_slow_disk_does_not_hold_up_the_loop(
-    memory_cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
-) -> None:
-    threads: list[threading.Thread] = []
-
-    class Slow(MemoryStore):
-        def read(self, name: str) -> bytes:
-            threads.append(threading.current_thread())
-            return super().read(name)
-
-    def save(path: Path, book: object) -> None:
-        threads.append(threading.current_thread())
-
-    monkeypatch.setattr("meshlore.mesh.acquaintance.save_book", save)
-    slow = Slow()
-    slow.put(b"blob")
-    await memory_cluster.add("ann", store=slow if what == "read" else MemoryStore())
-    ben = await memory_cluster.add("ben", address_book=tmp_path / "book" if what == "save" else None)
-    await until(lambda: neighbours(ben) and peer(ben, "ann").addresses)
-    if what == "save":
-        await ben.stop()
-    await until(lambda: threads)
-    assert threading.main_thread() not in threads
-
-
 async def test_stopping_with_dead_and_frozen_peers_is_quick_and_leaves_no_task(memory_cluster: Cluster) -> None:
     nowhere = f"/memory/nobody/p2p/{Identity.generate().peer_id}"
     ann = await memory_cluster.add("ann", bootstrap=[nowhere])
@@ -377,27 +181,3 @@ async def test_stopping_with_dead_and_frozen_peers_is_quick_and_leaves_no_task(m
     await ann.stop()
     assert time.monotonic() - started < 1
     assert not [task for task in asyncio.all_tasks() if "Mesh" in repr(task) and ann.peer_id[-8:] in repr(task)]
-
-
-async def test_six_nodes_in_full_mesh_stay_within_their_byte_budget(new_member: NewMember) -> None:
-    cluster = Cluster(new_member, "libp2p")
-    meshes: list[Mesh] = []
-    bootstrap: list[str] = []
-    for number in range(6):
-        mesh = Mesh(Libp2pTransport(new_member(f"node{number}")), store=MemoryStore())
-        await mesh.start(bootstrap)
-        mesh.set_advert({"accuracy": [0.5] * 10, "model": "cnn-small"})
-        bootstrap = bootstrap or mesh.addresses()
-        meshes.append(mesh)
-    cluster.meshes = meshes
-    try:
-        await until(lambda: all(len(neighbours(mesh)) == 5 for mesh in meshes))
-        await asyncio.sleep(1.5)
-        settled = [mesh.traffic() for mesh in meshes]
-        await asyncio.sleep(3)
-        later = [mesh.traffic() for mesh in meshes]
-    finally:
-        await cluster.stop()
-    for before, after in zip(settled, later, strict=True):
-        assert before.bytes_sent < 16_000
-        assert (after.bytes_sent - before.bytes_sent) / 3 * 60 < 35_000

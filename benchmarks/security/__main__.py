@@ -1,10 +1,11 @@
 """Attack the mesh and print what came of it beside what is promised; exit code 1 when a target is missed.
 
-    python -m benchmarks.security [frames] [intrusions] [sockets] [canary] [--json]
+    python -m benchmarks.security [frames] [intrusions] [sockets] [canary] [relay] [--json]
                                   [--frames 200000] [--tries 1000] [--sockets 2000] [--seed 0]
 
 Without parts, all are run. ``canary`` reads the loopback interface, which takes the right to (root, or
-``unshare -rn sh -c 'ip link set lo up; python -m benchmarks.security canary'``).
+``unshare -rn sh -c 'ip link set lo up; python -m benchmarks.security canary'``). ``relay`` reads the memory
+of a process of its own (``/proc/PID/mem``, Linux).
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from pathlib import Path
 
 from .figures import Report, show
 
-PARTS = ("frames", "intrusions", "sockets", "canary")
+PARTS = ("frames", "intrusions", "sockets", "canary", "relay")
 
 
 def main() -> int:
@@ -31,7 +33,12 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the mutations")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
+    parser.add_argument("--serve-relay", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.serve_relay:
+        from .relay_memory import serve_relay
+
+        return serve_relay(arguments.serve_relay)
     if arguments.serve:
         from .sockets import serve
 
@@ -62,6 +69,10 @@ def _run(part: str, arguments: argparse.Namespace) -> list:
         from .sockets import measure_sockets
 
         return measure_sockets(arguments.sockets, arguments.connects)
+    if part == "relay":
+        from .relay_memory import measure_relay_memory
+
+        return measure_relay_memory()
     from .canary import measure_canary
 
     return measure_canary(arguments.seed)
