@@ -13,10 +13,11 @@ from ..errors import ConfigError, DecodeError, MeshloreError, NotAMember, PeerTi
 from ..security.invites import host_of
 from ..security.membership import Certificate
 from . import messages
-from .addresses import Book, load_book, merged, save_book
+from .addresses import AddressBook
 from .directory import Directory
+from .introductions import Introductions
 from .members import MemberTable, Peer, PeerState, Problem
-from .messages import Advert, Hello, Introduction
+from .messages import Advert, Hello
 from .overlay import Neighbour, Overlay, Usefulness
 from .owned import OwnedTasks
 from .reasons import reason_of
@@ -27,8 +28,6 @@ from .transport import Body, Transport
 log = logging.getLogger("meshlore.mesh")
 
 SHORTEST_DIAL_S = 1.5
-FAR_RECORDS = 8
-DOUBLED = "the home folder was copied; stop one, delete its home, and let it join with an invite of its own"
 
 
 @dataclass
@@ -71,11 +70,19 @@ class Acquaintance:
         self._own_digest, self._on_change, self._on_hello = own_digest, on_change, on_hello
         self._owners_worth, self._usefulness = worth, Usefulness()
         self._overlay = Overlay(settings.overlay, dice, clock())
-        self._book_path = address_book
-        self._book: Book = {}
+        self._book = AddressBook(address_book)
         self._table = MemberTable(transport.peer_id, settings.heartbeat, dice)
         self._directory = Directory(transport.peer_id, transport.sign, transport.addresses, wall)
         self._links: dict[str, _Link] = {}
+        self._introductions = Introductions(
+            transport.peer_id,
+            self._directory,
+            self._table,
+            clock,
+            dice,
+            neighbours=lambda: self._links,
+            enough_known=self._overlay.enough_known,
+        )
         self._advert: Advert = {}
         self._advert_version = 0
         self._bootstrap: set[str] = set()
@@ -99,9 +106,7 @@ class Acquaintance:
             self._table.learn(peer_id, [address], now)
             self._table.keep(peer_id)
             self._bootstrap.add(peer_id)
-        if self._book_path is not None:
-            self._book = load_book(self._book_path)
-        for peer_id, addresses in self._book.items():
+        for peer_id, addresses in self._book.load().items():
             self._table.learn(peer_id, addresses, now)
 
     def peers(self) -> list[Peer]:
@@ -201,16 +206,8 @@ class Acquaintance:
             self._tasks.once("part", peer_id, self._part, peer_id, self._links[peer_id])
 
     async def save_addresses(self) -> None:
-        """Write the address book if it changed, on a worker thread. Some kB at most; an error is one warning."""
-        met = {peer.peer_id: peer.addresses for peer in self.peers() if peer.addresses and peer.name}
-        book = merged(self._book, met)
-        if self._book_path is None or book == self._book:
-            return
-        try:
-            await asyncio.to_thread(save_book, self._book_path, book)
-        except MeshloreError as error:
-            log.warning("the address book was not saved: %s", error)
-        self._book = book
+        """Keep where members were reached."""
+        await self._book.save({peer.peer_id: peer.addresses for peer in self.peers() if peer.addresses and peer.name})
 
     async def request(self, peer_id: str, kind: str, body: Body) -> Body:
         """A request of the mesh itself; its answer also tells the round-trip time."""
@@ -250,7 +247,7 @@ class Acquaintance:
         self._learn_hello(peer_id, hello)
         if link := self._links.get(peer_id):
             link.advert_sent = self._advert_version
-        return messages.hello_body(self._own_hello(self._lacking(hello.introduction)))
+        return messages.hello_body(self._own_hello(self._introductions.lacking(hello.introduction)))
 
     def answer_advert(self, peer_id: str, body: Body) -> Body:
         """Raises DecodeError."""
@@ -261,8 +258,8 @@ class Acquaintance:
     def answer_peers(self, peer_id: str, body: Body) -> Body:
         """Raises DecodeError."""
         said = messages.read_introduction(body, peer_id)
-        self._introduced(said)
-        return messages.peers_body(self._lacking(said))
+        self._introductions.introduced(said)
+        return messages.peers_body(self._introductions.lacking(said))
 
     def answer_part(self, peer_id: str, body: Body) -> Body:
         """The peer has neighbours enough and names others. Raises DecodeError."""
@@ -298,7 +295,7 @@ class Acquaintance:
         """Hang up by agreement; on a peer that does not answer, without."""
         link.parted = True
         try:
-            await self.request(peer_id, messages.PART, messages.peers_body(self._reachable(peer_id)))
+            await self.request(peer_id, messages.PART, messages.peers_body(self._introductions.reachable(peer_id)))
         finally:
             await self._transport.disconnect(peer_id)
 
@@ -328,7 +325,7 @@ class Acquaintance:
         return Hello(self._directory.introduction(), self._advert, self._own_digest(), peers)
 
     def _learn_hello(self, peer_id: str, hello: Hello) -> None:
-        self._introduced(hello.introduction)
+        self._introductions.introduced(hello.introduction)
         self._learn_peers(hello.peers, peer_id)
         known = self._directory.introduction().known
         if hello.introduction.known - known and self._overlay.lacks(len(self._links), len(known)):
@@ -339,30 +336,14 @@ class Acquaintance:
             self._on_hello(peer_id, hello.digest)
         self._on_change(peer_id)
 
-    def _introduced(self, said: Introduction) -> None:
-        now, record = self._clock(), said.record
-        if self._directory.introduced(said, now):
-            log.warning("two devices answer as …%s: a home folder was copied", record.peer_id[-8:])
-        self._table.introduced(record.peer_id, record.addresses, now)
-
     def _learn_peers(self, peers: messages.KnownPeers, informant: str) -> None:
         for record in peers:
             self.heard_of(record, informant)
 
     def heard_of(self, record: AddressRecord, informant: str) -> None:
         """A member, or the local network, passes on where another one listens."""
-        now, peer_id = self._clock(), record.peer_id
-        if peer_id == self._transport.peer_id:
-            if self._directory.heard_of(record, now):
-                log.error("another device runs with this one's identity (%s): %s", ", ".join(record.addresses), DOUBLED)
-            return
-        new = self._table.peer(peer_id, now) is None
-        self._table.learn(peer_id, (), now, informant)
-        if self._table.peer(peer_id, now) is None or not self._directory.heard_of(record, now):
-            return
-        self._table.introduced(peer_id, record.addresses, now)
-        if new:
-            self._exchange_soon(now)
+        if self._introductions.heard_of(record, informant):
+            self._exchange_soon(self._clock())
 
     def _worth(self, peer_id: str) -> float:
         peer = self.peer(peer_id)
@@ -374,26 +355,3 @@ class Acquaintance:
             return
         self._exchange_s = self._settings.first_exchange_s
         self._next_exchange = min(self._next_exchange, now + self._exchange_s)
-
-    def _reachable(self, asker: str) -> list[AddressRecord]:
-        """The address records of this node's neighbours, without that of the asker."""
-        records = [self._directory.record_of(peer_id) for peer_id in sorted(self._links) if peer_id != asker]
-        return [record for record in records if record is not None]
-
-    def _lacking(self, said: Introduction) -> list[AddressRecord]:
-        """The records that a peer lacks: of this node's neighbours, of some other members by chance, and of its
-        double if it has one."""
-        double = self._directory.double_of(said.record, self._clock())
-        near = [record for record in self._reachable(said.record.peer_id) if record.mark not in said.known]
-        # without some of these, newcomers would know nothing beyond the neighbourhood that they came into
-        enough = len(said.known) > self._overlay.enough_known
-        far = [] if enough else [record for record in self._not_lost() if record.mark not in said.known]
-        while len(far) > FAR_RECORDS:
-            far.pop(int(self._dice() * len(far)))
-        lacking = [*near, *far]
-        return lacking if double is None else [double, *lacking]
-
-    def _not_lost(self) -> list[AddressRecord]:
-        """Records of members that are no neighbours, which nobody failed to reach and which are not old."""
-        others = [self._directory.record_of(peer.peer_id) for peer in self.peers() if peer.state is PeerState.NEW]
-        return [record for record in others if record is not None and self._directory.is_fresh(record)]

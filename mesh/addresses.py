@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..errors import MeshloreError
 from ..security.files import write_atomic
 from .messages import peer_id_in
 from .records import MAX_ADDRESSES
@@ -18,6 +20,31 @@ MAX_BOOK_BYTES = 1 << 20
 MAX_MEMBERS = 512
 KEPT_ADDRESSES = 4
 Book = Mapping[str, tuple[str, ...]]
+
+
+class AddressBook:
+    """Where members were last reached; ``path`` None: not kept."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._book: Book = {}
+
+    def load(self) -> Book:
+        """What was kept, empty if there is nothing usable."""
+        if self._path is not None:
+            self._book = load_book(self._path)
+        return self._book
+
+    async def save(self, met: Book) -> None:
+        """Write it if those met now change it, on a worker thread. Some kB at most; an error is one warning."""
+        book = merged(self._book, met)
+        if self._path is None or book == self._book:
+            return
+        try:
+            await asyncio.to_thread(save_book, self._path, book)
+        except MeshloreError as error:
+            log.warning("the address book was not saved: %s", error)
+        self._book = book
 
 
 def load_book(path: Path) -> Book:

@@ -133,7 +133,7 @@ async def test_a_slow_disk_does_not_hold_up_the_loop(
     def save(path: Path, book: object) -> None:
         threads.append(threading.current_thread())
 
-    monkeypatch.setattr("meshlore.mesh.acquaintance.save_book", save)
+    monkeypatch.setattr("meshlore.mesh.addresses.save_book", save)
     slow = Slow()
     slow.put(b"blob")
     await memory_cluster.add("ann", store=slow if what == "read" else MemoryStore())
