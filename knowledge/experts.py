@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from ..errors import ModelError
 from .augment import own_views
 from .device import CPU
-from .executor import IN_PROCESS, Executor
 from .distil import DistilSettings, distil
+from .executor import IN_PROCESS, Executor
 from .growth import grown_classifier
 from .lessons import Lessons
 from .models import build_model

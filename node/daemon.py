@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import hashlib
-import logging
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -19,10 +16,7 @@ import structlog
 import torch
 
 from ..errors import ConfigError
-from ..knowledge.data import Dataset
-from ..knowledge.executor import IN_PROCESS, Executor
-from ..knowledge.sources import fitted, load_npz, load_private
-from ..knowledge.space import Space
+from ..knowledge.executor import Executor
 from ..mesh.authority import AuthoritySpread
 from ..mesh.guard import Guard
 from ..mesh.host import Libp2pTransport
@@ -32,27 +26,21 @@ from ..mesh.mesh import Mesh, MeshSettings
 from ..mesh.overlay import OverlaySettings
 from ..mesh.reachability import Reachability
 from ..security.governance import revoke, rotate_root
-from ..security.identity import Identity
 from ..security.invites import InviteBook
 from ..security.join import answer_request
 from ..security.membership import Credentials
 from .actor import EdgeNode
-from .anchor_learner import AnchorLearner
-from .checkpoints import FileCheckpoint
+from .build import build_node
 from .control import ControlServer, Progress
 from .diagnosis import diagnose
 from .facts import facts_of
-from .generator_choice import chosen_generators
 from .governing import named
-from .lane import Lane
-from .learner import GUARDS, Learner
-from .library import Library
+from .logs import configure_logging
 from .membership import ROLES_OF, Membership
 from .messages import PeersChanged
 from .neighbourhood import advertised_model, advertised_stage
 from .plan import Role
 from .ports import remember_ports, same_ports
-from .private_learner import PrivateLearner, leave_vault, open_vault
 from .ray_executor import executor_of
 from .renewal import Renewal
 from .security_status import describe_security
@@ -60,8 +48,7 @@ from .service import TaskService
 from .settings import Settings
 from .setup import ADDRESS_BOOK
 from .status import describe, published_samples
-from .store import HomeLock, PacketStore, StateStore, private_additions
-from .toolbox import Toolbox
+from .store import HomeLock
 
 log = structlog.get_logger("meshlore.daemon")
 
@@ -227,102 +214,10 @@ class _Shelf:
         await self._node.accept(name, data, from_peer)
 
 
-def build_node(
-    home: Path,
-    settings: Settings,
-    credentials: Credentials,
-    *,
-    lane: Lane | None = None,
-    wrap_learner: Callable[[Learner], Learner] = lambda learner: learner,
-    executor: Executor = IN_PROCESS,
-) -> tuple[EdgeNode, list[str]]:
-    """A node from its home, and notes for the user on how its data were read.
-
-    Args:
-        lane: where it computes, a thread of its own if not given.
-        wrap_learner: what learns in place of the node's own learner; for studies.
-        executor: who computes for it (`executor_of`).
-
-    Raises:
-        DataError, ModelError, StateError, ConfigError: it cannot start; nothing was changed.
-    """
-    packets, state = PacketStore(home, settings.quota_mb << 20), StateStore(home)
-    space = Space.from_map(credentials.charter.space).grown(state.journal.added)
-    role: Role = "anchor" if "anchor" in credentials.certificate.roles else "node"
-    private, notes = _private_data(settings, space) if role == "node" else (None, [])
-    space = private.space if private is not None else space
-    seed = _secret_seed(credentials.identity) if settings.seed is None else settings.seed
-    checkpoint, generators = FileCheckpoint(state.in_progress), chosen_generators(settings, space)
-    learner: Learner
-    if settings.privacy.mode == "dp":
-        vault = open_vault(home, settings.privacy, state.journal)
-        learner = PrivateLearner(
-            space,
-            role,
-            settings.model,
-            private,
-            settings.learning,
-            seed,
-            paid=vault.statistics,
-            epsilon=settings.privacy.epsilon,
-            ledger=vault.ledger,
-            generators=generators,
-            checkpoint=checkpoint,
-        )
-    elif role == "anchor" and settings.anchor.experts:
-        learner = AnchorLearner(
-            space,
-            settings.model,
-            settings.learning,
-            seed,
-            experts=settings.anchor.experts,
-            generators=generators,
-            checkpoint=checkpoint,
-            executor=executor,
-        )
-    else:
-        notes += leave_vault(home, settings.privacy)
-        guard = GUARDS[settings.privacy.mode]
-        learner = Learner(
-            space,
-            role,
-            settings.model,
-            private,
-            settings.learning,
-            seed,
-            guard=guard,
-            generators=generators,
-            checkpoint=checkpoint,
-            executor=executor,
-        )
-    learner.fresh()
-    for path in private_additions(home) if role == "node" else ():
-        learner.add_private(fitted(load_npz(path), space).dataset)
-    library = Library(space, credentials, packets)
-    toolbox = Toolbox(home, library, credentials)
-    notes += library.load(time.time()) + toolbox.load(time.time())
-    return EdgeNode(settings, credentials, wrap_learner(learner), library, toolbox, packets, state, lane), notes
-
-
 def _overlay(settings: Settings, role: Role) -> OverlaySettings:
     """An anchor serves many: it parts with nobody while it has room."""
     most = ANCHOR_NEIGHBOURS if role == "anchor" else 2 * settings.neighbours
     return OverlaySettings(target=settings.neighbours, most=max(most, settings.neighbours))
-
-
-def _secret_seed(identity: Identity) -> int:
-    """A seed that only this device knows: noise in what it publishes, and the probes by which it weighs others,
-    must not be guessed."""
-    return int.from_bytes(hashlib.sha256(identity.sign("learning-seed", b"")).digest()[:6], "big")
-
-
-def _private_data(settings: Settings, space: Space) -> tuple[Dataset, list[str]]:
-    if not settings.data:
-        raise ConfigError("no data source is set", 'set data = "FOLDER" in the configuration, or give --data FOLDER')
-    loaded = load_private(settings.data, space, settings.classes)
-    if not len(loaded.dataset):
-        raise ConfigError(f"{settings.data} has no samples of the classes {', '.join(settings.classes)}", "name others")
-    return loaded.dataset, list(loaded.notes)
 
 
 def run_daemon(home: Path, settings: Settings, *, passphrase: str | None = None, parent_pid: int | None = None) -> None:
@@ -368,30 +263,3 @@ async def _stop_with(parent_pid: int, stop: asyncio.Event) -> None:
         await asyncio.sleep(0.5)
     log.warning("the cluster that started this node is gone: stopping")
     stop.set()
-
-
-def configure_logging(level: str) -> None:
-    """One readable line per event on standard error, ours and the libraries' alike."""
-    shared: list[structlog.typing.Processor] = [
-        structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="%H:%M:%S"),
-    ]
-    renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=24)
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
-            foreign_pre_chain=shared,
-        )
-    )
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    logging.getLogger("meshlore").setLevel(level.upper())
-    structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            *shared,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-        ],
-        wrapper_class=structlog.stdlib.BoundLogger,
-        logger_factory=structlog.stdlib.LoggerFactory(),
-    )

@@ -28,7 +28,8 @@ from ..mesh.overlay import OverlaySettings
 from ..security.identity import Identity
 from ..security.membership import Credentials, Keyring, MeshRoot
 from .actor import EdgeNode
-from .daemon import ANCHOR_NEIGHBOURS, build_node
+from .build import build_node
+from .daemon import ANCHOR_NEIGHBOURS
 from .learner import Learner
 from .membership import ROLES_OF
 from .metering import CountedMesh, MeteredLane

@@ -22,9 +22,9 @@ from ..errors import StateError
 from ..knowledge.partition import FEWEST_PER_NODE, partition_overlapping
 from .cluster import homes, import_what_nodes_need, signals_after
 from .cluster_options import ClusterOptions, Part, Roster, share_out
-from .daemon import configure_logging
 from .display import study_table
 from .in_process import InProcessMesh, Member, Resident, sparse_wires
+from .logs import configure_logging
 from .pooled import train_pooled
 from .report import Cost, ModelReport, NodeReport, Report
 from .settings import Settings, load_settings

@@ -68,7 +68,9 @@ class NodeActor:
         import torch
 
         from ..security.membership import Credentials
-        from .daemon import Daemon, build_node, configure_logging
+        from .build import build_node
+        from .daemon import Daemon
+        from .logs import configure_logging
         from .membership import Membership
         from .settings import load_settings
         from .store import HomeLock

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from meshlore.errors import ConfigError, MeshloreError
 from meshlore.knowledge.pipeline import AdaptedPipeline
-from meshlore.node.daemon import build_node
+from meshlore.node.build import build_node
 from meshlore.node.settings import Settings, load_settings
 from meshlore.node.tasks import Generate
 from taught import teach

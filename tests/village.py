@@ -18,7 +18,7 @@ from meshlore.mesh.members import HeartbeatSettings
 from meshlore.mesh.memory import MemoryNetwork, MemoryTransport
 from meshlore.mesh.mesh import Mesh, MeshSettings
 from meshlore.node.actor import EdgeNode
-from meshlore.node.daemon import build_node
+from meshlore.node.build import build_node
 from meshlore.node.messages import PeersChanged
 from meshlore.node.results import result_from_map
 from meshlore.node.service import TaskService
