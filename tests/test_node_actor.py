@@ -17,7 +17,7 @@ from meshlore.knowledge.packet import LogitPacket, SamplePacket
 from meshlore.knowledge.trust import Verdict
 from meshlore.mesh.memory import MemoryStore, MemoryTransport
 from meshlore.mesh.mesh import Mesh
-from meshlore.node import daemon
+from meshlore.node import build
 from meshlore.node.checkpoints import FileCheckpoint
 from meshlore.node.status import describe
 from meshlore.node.store import private_additions
@@ -190,7 +190,7 @@ async def test_stopping_in_the_middle_of_training_is_quick_and_leaves_the_state_
 
 
 async def test_condensing_that_was_stopped_goes_on_after_a_restart(village, monkeypatch):
-    monkeypatch.setattr(daemon, "FileCheckpoint", partial(FileCheckpoint, every_s=0))
+    monkeypatch.setattr(build, "FileCheckpoint", partial(FileCheckpoint, every_s=0))
     enough = asyncio.Event()
 
     def stopped_in_the_middle(node):
