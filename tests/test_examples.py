@@ -115,6 +115,17 @@ def test_an_anchor_adapts_a_pipeline_and_draws(tmp_path: Path) -> None:
     assert Image.open(tmp_path / "drawn.png").size == (576, 480)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(WAIT_S + 20)
+def test_a_device_that_misses_a_skill_fetches_it_and_answers_itself_from_then_on() -> None:
+    code, output = finished(start("examples/skills.py"))
+    assert code == 0, output
+    assert "alone: 0.0% of 90 right, by bob" in output
+    assert re.search(r"a skill of \d+ samples by ann: kept", output)
+    assert re.search(r"after the skill: \d+\.\d% of 90 right, by bob in", output)
+    assert "refused, as it should be: no class 'seven' in this mesh" in output
+
+
 @pytest.mark.timeout(WAIT_S + 20)
 def test_an_interrupted_example_leaves_no_process_behind() -> None:
     process = start("examples/own_data_own_model.py", "--images", "20")

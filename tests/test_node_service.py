@@ -12,7 +12,7 @@ from meshlore.codec import pack, pack_array, unpack_array
 from meshlore.errors import DeadlineExceeded, InvalidTask, NoCapableNode, PeerGone, PeerTimeout, Refused
 from meshlore.knowledge.data import Dataset
 from meshlore.knowledge.space import Space
-from meshlore.node.lane import Lane
+from meshlore.node.lane import MAX_URGENT, Lane
 from meshlore.node.pieces import LOCAL_CHUNK
 from meshlore.node.results import result_from_map
 from meshlore.node.service import TaskService
@@ -300,3 +300,31 @@ async def test_near_copies_of_private_images_are_not_drawn_for_others(host):
         await TaskService(host).serve(task)
     mine, _ = await submit(host, Generate("a", n=6))
     assert len(mine.images) == 6
+
+
+async def test_a_full_lane_sends_the_task_elsewhere_or_says_so_in_one_line(host, served):
+    running, release = threading.Event(), threading.Event()
+
+    def slow():
+        running.set()
+        release.wait(5)
+
+    full = [asyncio.create_task(host.lane.serve(slow))]
+    assert await asyncio.to_thread(running.wait, 5)
+    full += [asyncio.create_task(host.lane.serve(lambda: None)) for _ in range(MAX_URGENT)]
+    await asyncio.sleep(0)
+    host.confusion = np.eye(2, dtype=np.float32)
+    with pytest.raises(NoCapableNode, match=r"this node has too many tasks waiting: try again in a moment"):
+        await submit(host, Classify(IMAGES))
+    free = Lane("free")
+    service = TaskService(FakeHost(free, host.skills))
+
+    async def answer(body, _timeout_s):
+        return await service.serve(body)
+
+    host.peers["ben"] = (0.5, answer)
+    result, _ = await submit(host, Classify(IMAGES))
+    assert (result.answer.node, result.answer.tried) == ("ben", ("home",))
+    release.set()
+    await asyncio.gather(*full)
+    await free.close()
