@@ -106,6 +106,8 @@ class Mixture(nn.Module):
 
     def part(self, labels: Collection[int]) -> Mixture:
         """The compact part for a task: the experts that know most of these classes, and what of the gate is theirs."""
+        if not len(self.experts):
+            return self
         asked = self.taught[:, sorted(labels)]
         matters = (asked > 0) & (asked >= MATTERS * asked.max(dim=0, keepdim=True).values)
         kept = torch.where(matters.any(dim=1))[0].tolist()

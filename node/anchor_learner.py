@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -83,6 +84,13 @@ class AnchorLearner(Learner):
             executor=self._executor,
         )
         return Taught(student, True, f"{len(shards)} experts", verdicts)
+
+    def make_skill(
+        self, skills: Skills, packets: Sequence[SamplePacket], labels: Sequence[int], most_bytes: int
+    ) -> SamplePacket | None:
+        """As of any holder, with the answers of the experts for these classes alone."""
+        part = _mixture(skills.classifier).part(labels)
+        return super().make_skill(replace(skills, classifier=part), packets, labels, most_bytes)
 
     def _shards(
         self, foreign: Sequence[Entry], verdicts: Mapping[str, Verdict], about: frozenset[int] | None

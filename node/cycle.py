@@ -155,7 +155,8 @@ class Cycle:
             return tuned, Outcome()
         return tuned, Outcome(
             replace(current, classifier=tuned.classifier, classifier_before=tuned.untaught),
-            changes={"published": ""} if self._learner.retells else {},
+            changes={"learned_from": self._learned_from(journal.learned_from, foreign)}
+            | ({"published": ""} if self._learner.retells else {}),
             more_private=more,
         )
 
@@ -202,8 +203,7 @@ class Cycle:
         # what others hear of must not hang on the private hold-out: it learns the skill though the rest is rolled back
         better = replace(current, classifier=taught.classifier, public=taught.public or current.public)
         if taught.kept:
-            weighty = {author for author, verdict in taught.verdicts.items() if verdict.weight > 0}
-            changes["learned_from"] = tuple(sorted({*journal.learned_from, *(_authors(foreign) & weighty)}))
+            changes["learned_from"] = self._learned_from(journal.learned_from, foreign)
         measured = await self.competence(better, skill)
         if _mean_quality(measured.competence, labels) < _mean_quality(known, labels) - WORSE:
             return replace(taught, kept=False, reason="it did not help"), Outcome()
@@ -239,16 +239,14 @@ class Cycle:
         # who was given no weight did neither good nor harm
         judged = {author for author, verdict in taught.verdicts.items() if verdict.weight > 0}
         fresh = {e.author for e in chosen if e.name in action.packets - set(journal.taught_by)} & judged
-        learned_from = set() if action.anew else set(journal.learned_from)
-        if taught.kept:
-            learned_from |= _authors(chosen) & judged
+        before = () if action.anew else journal.learned_from
         if action.anew:
             current = replace(current, public=None)
         return Outcome(
             _skills_after(current, taught),
             {
                 "taught_by": tuple(sorted(action.packets)),
-                "learned_from": tuple(sorted(learned_from)),
+                "learned_from": self._learned_from(before, chosen if taught.kept else ()),
                 "refined": _refined(journal, action),
                 "logits_due": self._learner.has_news(taught) and not action.refines,
                 "standing": _standing(journal.standing, fresh, kept=taught.kept),
@@ -285,12 +283,12 @@ class Cycle:
             lambda step: self._learner.fit_generator(chosen, journal.standing, step, start, self._about()),
         )
         before = skills.generator_before or (None if action.packets else generator)
-        learned_from = _authors(chosen) | set(() if action.anew else journal.generator_learned_from)
+        known = () if action.anew else journal.generator_learned_from
         return Outcome(
             replace(skills, generator=generator, generator_before=before),
             {
                 "generator_taught_by": tuple(sorted(action.packets)),
-                "generator_learned_from": tuple(sorted(author for author in learned_from if self._trusts(author))),
+                "generator_learned_from": self._learned_from(known, chosen),
             },
         )
 
@@ -305,7 +303,7 @@ class Cycle:
             changes |= {"taught_by": names, "refined": _refined(journal, action)}
             if not action.anew or skills is None:
                 return Outcome(changes=changes)
-            forgotten = replace(skills, classifier=self._learner.unlearned(skills), public=None)
+            forgotten = replace(skills, classifier=skills.classifier_before, public=None)
             return Outcome(forgotten, changes | {"learned_from": ()})
         changes["generator_taught_by"] = names
         if not action.anew or skills is None:
@@ -324,6 +322,10 @@ class Cycle:
         private = self._learner.private
         own = frozenset() if private is None else frozenset(np.flatnonzero(private.counts()).tolist())
         return own | self._toolbox.labels() | more
+
+    def _learned_from(self, before: Iterable[str], entries: Iterable[Entry]) -> tuple[str, ...]:
+        """The authors of whom a model bears something that bore something of those before and then learned entries."""
+        return tuple(sorted({*before, *(author for author in _authors(entries) if self._trusts(author))}))
 
     def _trusts(self, author: str) -> bool:
         return author not in self.trust or self.trust[author].weight > 0

@@ -83,6 +83,7 @@ def test_the_gate_finds_who_knows_and_the_mixture_knows_all(mixture):
 
 def test_untaught_it_prefers_nothing():
     assert not logits(Mixture.untaught(SPACE), TEST.images[:2], SPACE).any()
+    assert len(Mixture.untaught(SPACE).part([0]).experts) == 0
 
 
 def test_only_the_expert_whose_shard_changed_is_trained(mixture):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from meshlore.errors import ModelError
 from meshlore.knowledge import metrics
 from meshlore.knowledge.experts import Mixture
 from meshlore.knowledge.models import logits
+from meshlore.knowledge.packet import coarse
 from meshlore.node.actor import EdgeNode
 from taught import learned, revoke_members, teach
 from village import SPACE, TEST, Village, found, settled
@@ -38,6 +40,11 @@ async def test_a_revoked_author_costs_its_expert_alone_also_after_a_restart(vill
     assert isinstance(first, Mixture)
     assert len(first.experts) == 2
     assert min(accuracy(anchor)) > 0.5
+    packets = [entry.packet for entry in anchor.library.samples().values()]
+    skill = anchor.learner.make_skill(anchor.skills, packets, [1, 2], 100_000)
+    assert set(skill.labels) == {1, 2}
+    assert np.array_equal(skill.logits, coarse(logits(first.part([1, 2]), skill.images, SPACE)))
+    assert len(first.part([1, 2]).experts) == 1
     await village.stop()
 
     revoke_members(village, "cid")
