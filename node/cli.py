@@ -26,7 +26,7 @@ from .cli_command import (
     print_json,
     with_client,
 )
-from .cli_governing import revoke, rotate_root
+from .cli_governing import delegate, revoke, rotate_root, use_signer
 from .cli_tasks import task_app
 
 app = typer.Typer(
@@ -213,5 +213,7 @@ app.command()(demo)
 app.command()(cluster)
 app.command()(revoke)
 app.command()(rotate_root)
+app.command()(delegate)
+app.command()(use_signer)
 app.add_typer(task_app, name="task")
 app.add_typer(audit_app, name="audit")

@@ -1,4 +1,5 @@
-"""What only the holder of a mesh's root key does: revoke members, hand the root on, let a signer issue.
+"""What only the holder of a mesh's root key does: revoke members, hand the root on, let a signer issue; and what
+the signer's holder does with the key.
 
 Each returns new credentials; `save` them, show them from then on, and tell the members (`meshlore.mesh.authority`).
 """
@@ -72,6 +73,23 @@ def delegate(credentials: Credentials, now: float, lifetime_s: float = MAX_SIGNE
     signer = MeshRoot(secrets.token_bytes(32), credentials.mesh_id)
     links = (*credentials.authority.links, _link(credentials, "signer", signer, root, now, lifetime_s))
     return _governed(credentials, links, credentials.authority.revocations), signer
+
+
+def with_signer(credentials: Credentials, signer: MeshRoot) -> Credentials:
+    """These credentials with a key that `delegate` made: this device then invites and renews.
+
+    Raises:
+        ConfigError: this device holds the root key, or has not heard from the root that this key may sign.
+    """
+    present = credentials.root
+    if present is not None and present.public_key == credentials.authority.root_key(credentials.charter):
+        raise ConfigError("this device holds the root key and needs no signer", "give the signer to another member")
+    if signer.public_key not in credentials.authority.present_issuers(credentials.charter):
+        raise ConfigError(
+            "this device has not heard from the root that this key may sign",
+            "let it run beside the founder's node for a moment after meshlore delegate, and try again",
+        )
+    return replace(credentials, root=signer)
 
 
 def renewed(credentials: Credentials, certificate: Certificate, now: float) -> Certificate:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from meshlore.node.protocol import socket_path
 from meshlore.node.store import HomeLock
 from meshlore.security.governance import rotate_root
 from meshlore.security.identity import Identity
+from meshlore.security.invites import InviteBook
+from meshlore.security.join import answer_request, build_request, finish
 from meshlore.security.membership import Credentials, found_mesh
 from typer.testing import CliRunner
 
@@ -64,6 +67,44 @@ def test_the_founder_revokes_and_rotates_without_a_daemon(founded: Path) -> None
     assert loaded.root is not None
     assert loaded.root.public_key.hex() == done["root"]
     assert not loaded.needs_renewal_by_root
+
+
+@pytest.mark.parametrize("passphrase", [None, "correct horse"])
+def test_a_member_with_a_signer_makes_members_while_the_founder_is_away(
+    founded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, passphrase: str | None
+) -> None:
+    if passphrase:
+        monkeypatch.setenv("MESHLORE_SIGNER_PASSPHRASE", passphrase)
+    founder, ben, file = Credentials.load(founded), Identity.generate(), tmp_path / "signer"
+    assert founder.root is not None
+    issued = founder.root.issue(ben.peer_id, "ben", ["node"], ben.hpke_public_key, time.time())
+    Credentials(ben, founder.charter, issued, founder.keyring).save(tmp_path / "ben")
+    done = run("delegate", file, "--days", 30, "--home", founded, "--json")
+    assert done["encrypted"] is (passphrase is not None)
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert "not heard from the root" in run("use-signer", file, "--home", tmp_path / "ben", code=2)
+    heard = replace(Credentials.load(tmp_path / "ben"), authority=Credentials.load(founded).authority)
+    heard.save(tmp_path / "ben")
+    assert run("use-signer", file, "--home", tmp_path / "ben", "--json") == {
+        "signer": done["signer"],
+        "until": done["until"],
+    }
+    assert "needs no signer" in run("use-signer", file, "--home", founded, code=2)
+    holder, now = Credentials.load(tmp_path / "ben"), time.time()
+    book = InviteBook(tmp_path / "invites.db", holder.mesh_id)
+    invite, eve = book.create([f"/ip4/127.0.0.1/tcp/1/p2p/{ben.peer_id}"], ["node"], now), Identity.generate()
+    request, pending = build_request(invite, eve, ben.peer_id, "eve")
+    member = finish(pending, answer_request(request, eve.peer_id, holder, book, now), now=now).credentials()
+    assert Credentials.load(founded).check(member.certificate_bytes, eve.peer_id, now).name == "eve"
+    assert "does not hold the mesh's root key" in run("revoke", EVE, "--home", tmp_path / "ben", code=2)
+
+
+def test_a_signers_key_is_written_once_and_never_over_a_file(founded: Path, tmp_path: Path) -> None:
+    (tmp_path / "signer").write_text("mine")
+    assert "exists" in run("delegate", tmp_path / "signer", "--home", founded, code=2)
+    assert (tmp_path / "signer").read_text() == "mine"
+    assert "366 days" in run("delegate", tmp_path / "other", "--days", 400, "--home", founded, code=2)
+    assert not (tmp_path / "other").exists()
 
 
 def test_whoever_is_not_the_founder_and_whoever_errs_gets_one_line(founded: Path, tmp_path: Path) -> None:
