@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import ConfigError, DecodeError, MeshloreError, NotAMember, PeerTimeout, Unreachable
+from ..errors import ConfigError, DecodeError
 from ..security.invites import host_of
 from ..security.membership import Certificate
 from . import messages
 from .addresses import AddressBook
+from .dialling import Dialler
 from .directory import Directory
 from .introductions import Introductions
-from .members import MemberTable, Peer, PeerState, Problem
+from .members import MemberTable, Peer, PeerState
 from .messages import Advert, Hello
 from .overlay import Neighbour, Overlay, Usefulness
 from .owned import OwnedTasks
-from .reasons import reason_of
 from .records import AddressRecord
 from .settings import MeshSettings
 from .transport import Body, Transport
 
 log = logging.getLogger("meshlore.mesh")
-
-SHORTEST_DIAL_S = 1.5
 
 
 @dataclass
@@ -85,8 +82,7 @@ class Acquaintance:
         )
         self._advert: Advert = {}
         self._advert_version = 0
-        self._bootstrap: set[str] = set()
-        self._warned: set[str] = set()
+        self._dialler = Dialler(transport, settings, self._table, clock, self.request, self._learn_peers)
         self.held: frozenset[str] = frozenset()
         self._next_exchange, self._exchange_s = clock(), settings.first_exchange_s
         self._next_save = clock() + settings.save_addresses_s
@@ -105,7 +101,7 @@ class Acquaintance:
                 raise ConfigError(f"bootstrap address: {error.message}", "copy all of it, with /p2p/…") from None
             self._table.learn(peer_id, [address], now)
             self._table.keep(peer_id)
-            self._bootstrap.add(peer_id)
+            self._dialler.bootstrap.add(peer_id)
         for peer_id, addresses in self._book.load().items():
             self._table.learn(peer_id, addresses, now)
 
@@ -147,7 +143,7 @@ class Acquaintance:
         self._table.connected(peer_id, certificate.name, certificate.roles, now)
         self._overlay.met(now)
         self._exchange_soon(now)
-        self._warned.discard(peer_id)
+        self._dialler.connected(peer_id)
         log.info("connected to %s (…%s)", certificate.name, peer_id[-8:])
         self._on_change(peer_id)
 
@@ -196,7 +192,7 @@ class Acquaintance:
         due = {peer_id: addresses for peer_id, addresses in self._table.due_dials(now) if peer_id not in dialled}
         room = max(0, self._settings.parallel_dials - len(dialled))
         for peer_id in self._overlay.dials(list(due), len(self._links), len(dialled), self._worth, now)[:room]:
-            self._tasks.once("dial", peer_id, self._dial, peer_id, due[peer_id])
+            self._tasks.once("dial", peer_id, self._dialler.dial, peer_id, due[peer_id])
         links = {
             peer_id: Neighbour(self._worth(peer_id), link.since)
             for peer_id, link in self._links.items()
@@ -219,21 +215,8 @@ class Acquaintance:
         return answer
 
     async def reach(self, peer_id: str, timeout_s: float) -> None:
-        """Connect to a known member that is no neighbour.
-
-        Raises:
-            Unreachable: it is not known, gone, or cannot be reached. PeerTimeout: not by the deadline.
-        """
-        peer = self.peer(peer_id)
-        if peer is None or not peer.addresses or peer.state is PeerState.GONE:
-            raise Unreachable(f"not connected to …{peer_id[-8:]}", "see: meshlore peers")
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._dial(peer_id, peer.addresses)
-        except TimeoutError:
-            raise PeerTimeout(f"…{peer_id[-8:]} took no connection within {timeout_s:g} s", "ask another") from None
-        if peer_id not in self._transport.connected():
-            raise Unreachable(f"…{peer_id[-8:]} cannot be reached", "see: meshlore peers")
+        """Connect to a member that is no neighbour. Raises as `Dialler.reach`."""
+        await self._dialler.reach(peer_id, timeout_s)
 
     def brought(self, peer_id: str) -> None:
         """Something new came from this peer."""
@@ -261,6 +244,10 @@ class Acquaintance:
         self._introductions.introduced(said)
         return messages.peers_body(self._introductions.lacking(said))
 
+    def answer_find(self, peer_id: str, body: Body) -> Body:
+        """Raises DecodeError."""
+        return messages.peers_body(self._introductions.about(messages.read_find(body), peer_id))
+
     def answer_part(self, peer_id: str, body: Body) -> Body:
         """The peer has neighbours enough and names others. Raises DecodeError."""
         peers = messages.read_peers(body)
@@ -270,26 +257,6 @@ class Acquaintance:
         return {}
 
     # --- what a tick starts; each ends by a deadline
-
-    async def _dial(self, peer_id: str, addresses: tuple[str, ...]) -> None:
-        """All addresses together have one deadline; each has its share of what is left of it."""
-        refused, problem, deadline = False, None, self._clock() + self._settings.dial_timeout_s
-        for number, address in enumerate(addresses):
-            left_s = deadline - self._clock()
-            if left_s <= 0:
-                break
-            share_s = min(left_s, max(left_s / (len(addresses) - number), SHORTEST_DIAL_S))
-            try:
-                await self._transport.connect(address, share_s)
-                return
-            except MeshloreError as error:
-                problem = Problem(reason_of(error), address, str(error))
-                if refused := isinstance(error, NotAMember):
-                    break
-        self._table.dial_failed(peer_id, self._clock(), refused=refused, problem=problem)
-        if problem and (refused or peer_id in self._bootstrap) and peer_id not in self._warned:
-            self._warned.add(peer_id)
-            log.warning("cannot reach …%s, trying on: %s", peer_id[-8:], problem.text)
 
     async def _part(self, peer_id: str, link: _Link) -> None:
         """Hang up by agreement; on a peer that does not answer, without."""

@@ -63,6 +63,11 @@ class Introductions:
         records = [self._directory.record_of(peer_id) for peer_id in sorted(self._neighbours()) if peer_id != asker]
         return [record for record in records if record is not None]
 
+    def about(self, peer_id: str, asker: str) -> list[AddressRecord]:
+        """The address record of a member; of one that is not known here, those of the neighbours, who may know it."""
+        record = self._directory.record_of(peer_id)
+        return self.reachable(asker) if record is None else [record]
+
     def lacking(self, said: Introduction) -> list[AddressRecord]:
         """The records that a peer lacks: of this node's neighbours, of some other members by chance, and of its
         double if it has one."""

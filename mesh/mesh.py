@@ -186,7 +186,10 @@ class Mesh:
         self._handlers[kind] = (handler, roles)
 
     async def request(self, peer_id: str, kind: str, body: Body, timeout_s: float) -> Body:
-        """Ask one member; who is no neighbour is dialled first. Raises as `Transport.request` does."""
+        """Ask one member; who is no neighbour is dialled first, and looked for if it is not known here.
+
+        Raises as `Transport.request` does.
+        """
         if peer_id not in self._transport.connected():
             await self._acquaintance.reach(peer_id, timeout_s)
         answer = await self._transport.request(peer_id, kind, body, timeout_s=timeout_s)
@@ -248,6 +251,8 @@ class Mesh:
                 return self._acquaintance.answer_advert(peer_id, body)
             case messages.PEERS:
                 return self._acquaintance.answer_peers(peer_id, body)
+            case messages.FIND:
+                return self._acquaintance.answer_find(peer_id, body)
             case messages.ANNOUNCE:
                 return self._spreading.answer_announce(peer_id, body)
             case messages.SYNC:

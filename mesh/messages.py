@@ -7,6 +7,7 @@
 | mesh.advert   | advert                                  |                                         |
 | mesh.announce | have: a list of [name, size]            |                                         |
 | mesh.peers    | record, time, known                     | peers: address records that it lacks    |
+| mesh.find     | peer: whose record is looked for        | peers: it, or whom else to ask          |
 | mesh.sync     | buckets: digests (`reconcile`)          | have: as announced; differ, told: bits  |
 | mesh.part     | peers: to be neighbours with instead    |                                         |
 """
@@ -21,12 +22,13 @@ from typing import Any
 from ..codec import expect_map, pack
 from ..errors import ConfigError, DecodeError
 from ..security.fields import MAX_TIME, check_range
+from ..security.identity import public_key_of
 from ..security.invites import host_of
 from .reconcile import BUCKET_DIGEST_BYTES, BUCKETS, Answer
 from .records import MARK_BYTES, AddressRecord, read_record
 
 HELLO, BEAT, ADVERT, ANNOUNCE, PEERS = "mesh.hello", "mesh.beat", "mesh.advert", "mesh.announce", "mesh.peers"
-SYNC, PART = "mesh.sync", "mesh.part"
+SYNC, PART, FIND = "mesh.sync", "mesh.part", "mesh.find"
 OWN_PREFIX = "mesh."
 TEACHERS = frozenset({"node", "anchor"})
 """The roles that exchange knowledge; members with others may only ask for tasks."""
@@ -160,6 +162,17 @@ def peers_body(peers: KnownPeers) -> dict[str, Any]:
 def read_peers(body: Any) -> KnownPeers:
     """Raises DecodeError."""
     return _read_peers(expect_map(body, {"peers": list})["peers"])
+
+
+def find_body(peer_id: str) -> dict[str, Any]:
+    return {"peer": peer_id}
+
+
+def read_find(body: Any) -> str:
+    """Who is looked for. Raises DecodeError."""
+    peer_id: str = expect_map(body, {"peer": str})["peer"]
+    public_key_of(peer_id)
+    return peer_id
 
 
 def digest_of(names: Iterable[str]) -> bytes:

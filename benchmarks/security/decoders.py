@@ -98,6 +98,7 @@ def all_decoders(folder: Path) -> list[Decoder]:
             lambda data: messages.read_sync_answer(_value(data)),
             (pack(messages.sync_answer_body(difference)),),
         ),
+        Decoder("find", lambda data: messages.read_find(_value(data)), (pack(messages.find_body(host)),)),
         Decoder(
             "announce",
             lambda data: messages.read_announce(_value(data)),
