@@ -1,4 +1,7 @@
-"""Each test here fails when py-libp2p no longer needs a workaround of `mesh/upstream.py`, which can then go."""
+"""Each test here fails when py-libp2p no longer needs a workaround of `mesh/upstream.py`, which can then go.
+
+Those for Yamux have `test_mesh_upstream_yamux.py`.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ import pytest
 import trio
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.network import swarm
+from libp2p.network.config import RetryConfig
 from libp2p.network.connection import swarm_connection
 from libp2p.peer.id import ID
 from libp2p.relay.circuit_v2.pb.circuit_pb2 import HopMessage, PeerId
@@ -47,15 +51,32 @@ def test_an_exception_in_a_stream_handler_still_reaches_the_connections_nursery(
     assert "except" not in source.partition("common_stream_handler")[2], TEACH
 
 
-def test_yamux_writes_can_still_be_cancelled_halfway() -> None:
-    assert "shield" not in inspect.getsource(yamux.Yamux._write_frame), TEACH
+def test_a_dial_still_refuses_a_peer_for_a_while_after_a_failure_and_tries_again_by_itself() -> None:
+    assert "_negative_peer_cache.is_blocked" in inspect.getsource(swarm.Swarm.dial_peer), TEACH
+    assert RetryConfig().max_retries > 0, f"{TEACH}: retry_config need not be set"
 
 
-def test_a_full_yamux_frame_is_still_longer_than_a_noise_message() -> None:
-    source = inspect.getsource(yamux)
-    assert "MAX_MESSAGE_SIZE = 64 * 1024" in source, TEACH
-    upstream.patch_yamux()
-    assert yamux.MAX_MESSAGE_SIZE == 65535 - 16
+def test_a_host_still_dials_whom_it_likes_and_tells_all_peers_about_itself() -> None:
+    host = libp2p.new_host(key_pair=create_new_key_pair())
+    network = host.get_network()
+    assert "self.auto_connector.maybe_connect" in inspect.getsource(swarm.Swarm), TEACH
+    assert "_IdentifyNotifee" in {type(notifee).__name__ for notifee in network.notifees}, TEACH
+    assert host.get_mux().handlers, TEACH
+
+
+def test_a_connection_that_comes_up_still_counts_twice_with_the_resource_manager() -> None:
+    source = inspect.getsource(swarm.Swarm)
+    assert "pre_scope = self._resource_manager.open_connection(" in source, TEACH
+    assert "conn_scope = self._resource_manager.open_connection(" in source, TEACH
+
+
+def test_closing_a_connection_still_naps_and_leaving_the_host_still_leaves_its_listeners() -> None:
+    assert "await trio.sleep(0.1)" in inspect.getsource(yamux.Yamux.close), TEACH
+    assert "self.close()" not in inspect.getsource(type(libp2p.new_host(key_pair=create_new_key_pair())).run), TEACH
+
+
+def test_importing_libp2p_still_sets_up_logging() -> None:
+    assert "\nsetup_logging()" in inspect.getsource(libp2p), TEACH
 
 
 def test_importing_libp2p_does_not_leave_its_loggers_on() -> None:
