@@ -7,6 +7,7 @@ home that is there goes on from it, and one that comes up on another machine fro
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import shutil
 import sys
@@ -30,7 +31,7 @@ class NodeSpec:
 
     Attributes:
         home: the same path on every machine.
-        settings: as in the configuration file, without ``data`` and ``listen``.
+        settings: as in the configuration file, without those that depend on the machine.
         data: private samples as the bytes of an .npz file; None: an anchor.
         founds: the space of the mesh that it founds; None: it joins.
         driver_machine: Ray's id of the machine that cleans up the homes there.
@@ -67,11 +68,13 @@ class NodeActor:
         import ray
         import torch
 
+        from ..knowledge.executor import IN_PROCESS, Executor
         from ..security.membership import Credentials
         from .build import build_node
         from .daemon import Daemon
         from .logs import configure_logging
         from .membership import Membership
+        from .ray_executor import RayExecutor
         from .settings import load_settings
         from .store import HomeLock
 
@@ -80,13 +83,18 @@ class NodeActor:
             if copy is not None:
                 await asyncio.to_thread(restore_home, self._home, copy)
             else:
-                await asyncio.to_thread(self._settle, code, address)
-        settings = load_settings(self._home / "config.toml", environment={})
+                await asyncio.to_thread(self._settle, code)
+        flags = {"listen": f"/ip4/{address}/tcp/0"}
+        settings = load_settings(self._home / "config.toml", flags=flags, environment={})
         torch.set_num_threads(settings.threads)
         configure_logging(settings.log_level)
         self._lock = HomeLock(self._home)
         credentials = await asyncio.to_thread(Credentials.load, self._home, None)
-        node, _ = await asyncio.to_thread(build_node, self._home, settings, credentials)
+        executor: Executor = IN_PROCESS
+        if settings.anchor.ray and "anchor" in credentials.certificate.roles:
+            executor = RayExecutor(ray, settings.anchor.workers)  # whatever the address: this very Ray
+        build = functools.partial(build_node, self._home, settings, credentials, executor=executor)
+        node, _ = await asyncio.to_thread(build)
         await node.restore()
         daemon = Daemon(self._home, settings, Membership(self._home, credentials, None), node)
         self._running = asyncio.create_task(daemon.run(self._stop), name=self._spec.name)
@@ -129,31 +137,30 @@ class NodeActor:
             print(f"meshlore: {self._spec.name} ended: {error}", file=sys.stderr, flush=True)
             os._exit(1)
 
-    def _settle(self, code: str | None, address: str) -> None:
+    def _settle(self, code: str | None) -> None:
         """Make the home: its data, its settings, its membership."""
         from ..knowledge.space import Space
         from ..security.files import make_private_folder, write_atomic
+        from ..security.invites import Invite
         from ..security.membership import found_mesh
         from .cluster import join
         from .settings import Settings, write_settings
 
+        if self._spec.founds is None and code is None:
+            raise StateError(f"{self._spec.name} has no home and no invite", "start the cluster anew")
         make_private_folder(self._home)
-        values = {**self._spec.settings, "listen": [f"/ip4/{address}/tcp/0"], "lan": "off"}
+        values = {**self._spec.settings, "lan": "off"}
         if self._spec.data is not None:
             write_atomic(self._home / "data.npz", self._spec.data)
             values["data"] = str(self._home / "data.npz")
-        if self._spec.founds is not None:
-            space = Space.from_map(dict(self._spec.founds)).to_map()
-            roles = ["node", "requester"]
-            found_mesh(self._home, "cluster", self._spec.name, space, roles, now=time.time())
-        elif code is not None:
-            from ..security.invites import Invite
-
-            join(self._home, code, Settings.model_validate({"name": self._spec.name}))
+        if code is not None:
             values["bootstrap"] = list(Invite.parse(code).addresses)
-        else:
-            raise StateError(f"{self._spec.name} has no home and no invite", "start the cluster anew")
         write_settings(self._home / "config.toml", values)
+        if code is not None:
+            join(self._home, code, Settings.model_validate({"name": self._spec.name}))
+        elif self._spec.founds is not None:
+            space = Space.from_map(dict(self._spec.founds)).to_map()
+            found_mesh(self._home, "cluster", self._spec.name, space, ["node", "requester"], now=time.time())
 
 
 def copy_home(home: Path) -> dict[str, bytes]:

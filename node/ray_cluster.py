@@ -14,6 +14,7 @@ from typing import Any
 from ..knowledge.sources import save_npz
 from .cluster import Cluster, Member, homes, signals_after
 from .cluster_options import ANCHOR, ClusterOptions, Part, Roster, share_out
+from .daemon import configure_logging
 from .ray_actor import NodeSpec
 from .ray_node import RayNode
 from .ray_session import ray_address, ray_session
@@ -36,6 +37,7 @@ def run_ray_cluster(options: ClusterOptions, *, address: str, live: bool) -> Rep
     options.check()
     ray_address(address)
     roster = share_out(options)
+    configure_logging("error")
     with homes(options) as folder, ray_session(address) as ray:
         with signals_after():
             machine = ray.get_runtime_context().get_node_id()

@@ -23,6 +23,10 @@ JOIN_S = 90.0
 MAX_LOSSES = 5
 
 
+class _ActorLost(Unreachable):
+    """Its process or its machine is gone."""
+
+
 class RayNode:
     """One node of a Ray cluster, as the cluster's watch sees it (`meshlore.node.watch.Watched`).
 
@@ -33,6 +37,7 @@ class RayNode:
     def __init__(self, ray: Any, spec: NodeSpec) -> None:
         self._ray, self._spec = ray, spec
         self.losses = 0
+        self._code: str | None = None
         self._copy: Mapping[str, bytes] | None = None
         self._version = 0
         self._actor: Any = None
@@ -58,8 +63,9 @@ class RayNode:
         return f"{self.name} was lost {self.losses} x and went on from its state" if self.losses else ""
 
     async def start(self, code: str | None) -> None:
-        """Bring its actor up. Raises MeshloreError: it cannot be started."""
-        await self._bring_up(code)
+        """Bring its actor up; ``code`` is an invite, None: it founds. Raises MeshloreError: it cannot be started."""
+        self._code = code
+        await self._come_up()
 
     async def invite(self, role: str) -> str:
         return await self._client.invite(role=role, lifetime_s=3600)
@@ -93,10 +99,27 @@ class RayNode:
 
     async def ask(self, method: str, path: str, body: bytes, timeout_s: float) -> tuple[int, bytes]:
         """One request to its control API."""
-        answer: tuple[int, bytes] = await self._call("ask", method, path, body, timeout_s, within_s=timeout_s + CALL_S)
+        within_s = timeout_s + CALL_S
+        try:
+            answer: tuple[int, bytes] = await self._call("ask", method, path, body, timeout_s, within_s=within_s)
+        except _ActorLost as error:
+            self._lost(str(error))
+            raise
         return answer
 
-    async def _bring_up(self, code: str | None) -> None:
+    async def _come_up(self) -> None:
+        while True:
+            try:
+                await self._bring_up()
+                self._copy = await self._call("snapshot")
+            except _ActorLost:
+                self.losses += 1
+                if self.losses > MAX_LOSSES:
+                    raise
+            else:
+                return
+
+    async def _bring_up(self) -> None:
         remote = self._ray.remote(num_cpus=0, max_restarts=0)(NodeActor)
         strategy: Any = "SPREAD"
         if self._machine is not None:  # where its home is, if that machine is still there
@@ -104,7 +127,7 @@ class RayNode:
 
             strategy = NodeAffinitySchedulingStrategy(self._machine, soft=True)
         self._actor = remote.options(scheduling_strategy=strategy).remote(self._spec)
-        self._machine = await self._call("start", code, self._copy, within_s=START_S + JOIN_S)
+        self._machine = await self._call("start", self._code, self._copy, within_s=START_S + JOIN_S)
 
     async def _call(self, method: str, *arguments: Any, within_s: float = CALL_S) -> Any:
         """Raises Unreachable: the actor is lost or silent. MeshloreError: as it answered."""
@@ -112,9 +135,8 @@ class RayNode:
         try:
             async with asyncio.timeout(within_s):
                 return await getattr(self._actor, method).remote(*arguments)
-        except errors.ActorDiedError as error:
-            self._lost(str(error).splitlines()[0])
-            raise Unreachable(f"the actor of {self.name} is lost", "another one is started") from None
+        except errors.ActorDiedError:
+            raise _ActorLost(f"the actor of {self.name} is lost", "another one is started") from None
         except (errors.ActorUnavailableError, TimeoutError):
             raise Unreachable(f"the actor of {self.name} does not answer", "it may in a moment") from None
         except errors.RayTaskError as error:
@@ -125,7 +147,7 @@ class RayNode:
             ) from None
 
     def _lost(self, reason: str) -> None:
-        if self._reviving is None and not self.lost and self._machine is not None:
+        if self._reviving is None and not self.lost:
             self.losses += 1
             if self.losses > MAX_LOSSES:
                 self._given_up = reason
@@ -134,7 +156,7 @@ class RayNode:
 
     async def _revive(self) -> None:
         try:
-            await self._bring_up(None)
+            await self._come_up()
         except MeshloreError as error:
             self._given_up = str(error)
         finally:
