@@ -38,6 +38,7 @@ def study(tmp_path: Path, *options: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(200)
 def test_nodes_in_one_process_teach_each_other_and_their_cost_is_told(tmp_path: Path) -> None:
     process = study(tmp_path, "--nodes", "3", "--samples", "150", "--no-anchor", "--json", "--keep")
