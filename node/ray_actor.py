@@ -23,6 +23,8 @@ from .client import MeshClient
 SKIPPED_NUMBERS = 1000
 START_S = 60.0
 STOP_S = 5.0
+COPIES = 100
+NOT_COPIED = frozenset({"lock", "control.token", "journal.bin"})
 
 
 @dataclass(frozen=True)
@@ -164,18 +166,29 @@ class NodeActor:
 
 
 def copy_home(home: Path) -> dict[str, bytes]:
-    """The files of a home in use, by relative path; its journal and the checkpoints that it names belong together."""
-    while True:
-        files = {}
-        try:
-            journal = (home / "state" / "journal.bin").read_bytes()
-            for path in sorted(home.rglob("*")):
-                if path.is_file() and path.name not in ("lock", "daemon.log", "control.token", "journal.bin"):
-                    files[str(path.relative_to(home))] = path.read_bytes()
-            if journal == (home / "state" / "journal.bin").read_bytes():
-                return files | {"state/journal.bin": journal}
-        except FileNotFoundError:
-            time.sleep(0.01)  # a file went while they were listed
+    """The files of a home in use, by relative path; its journal and the checkpoints that it names belong together.
+
+    Raises:
+        StateError: it changes all the time.
+    """
+    journal = home / "state" / "journal.bin"
+    for _ in range(COPIES):
+        before, files = _bytes_of(journal), {}
+        for path in sorted(home.rglob("*")):
+            if path.is_file() and path.name not in NOT_COPIED:
+                files[str(path.relative_to(home))] = _bytes_of(path)
+        if before == _bytes_of(journal):
+            copied = files | {str(journal.relative_to(home)): before}
+            return {name: data for name, data in copied.items() if data is not None}
+    raise StateError(f"{home} changes too fast to be copied", "it is copied at its next version")
+
+
+def _bytes_of(path: Path) -> bytes | None:
+    """None: there is no such file (any more)."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
 
 
 def restore_home(home: Path, copy: Mapping[str, bytes]) -> None:

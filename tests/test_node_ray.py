@@ -133,6 +133,7 @@ def test_the_command_refuses_in_one_line(options: list[str], says: str) -> None:
 def test_a_home_goes_on_from_its_copy_and_never_gives_a_number_out_twice(tmp_path: Path) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     credentials = found_mesh(here, "m", "ann", Space((1, 8, 8), ("a", "b")).to_map(), ["node"], now=time.time())
+    assert "state/journal.bin" not in copy_home(here), "it has learned nothing yet"
     state = StateStore(here)
     numbers = [state.next_sequence() for _ in range(3)]
     copy = copy_home(here)
