@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from meshlore.node.ray_session import QUIET
+
 STORE_BYTES = 80 << 20
-SAFE = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token"}
 
 
 @contextmanager
@@ -25,7 +26,7 @@ def raylets(cpus: Sequence[int]) -> Iterator[str]:
         token = Path(folder) / "token"
         token.touch(0o600)
         token.write_text(secrets.token_hex(32))
-        os.environ.update(SAFE | {"RAY_AUTH_TOKEN_PATH": str(token)})
+        os.environ.update(QUIET | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)})
         # not by `ray start`: what joins with it listens on all addresses of the machine
         from ray.cluster_utils import Cluster
 

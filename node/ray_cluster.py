@@ -14,7 +14,7 @@ from typing import Any
 from ..knowledge.sources import save_npz
 from .cluster import Cluster, Member, homes, signals_after
 from .cluster_options import ANCHOR, ClusterOptions, Part, Roster, share_out
-from .daemon import configure_logging
+from .logs import configure_logging
 from .ray_actor import NodeSpec
 from .ray_node import RayNode
 from .ray_session import ray_address, ray_session
