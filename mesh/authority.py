@@ -5,8 +5,11 @@
 | authority | links, version: how far the asker is;    | the same of the other side, with its document if it |
 |           | document: empty, or what the other lacks | is further along                                    |
 
+| keys      | digest: of the keyring that is looked for | keyring                                            |
+
 Neighbours compare when they meet and tell each other what is new at once, so a revocation crosses the mesh in as
-many steps as it is wide. Whoever adopts a word hangs up on those who are members no more, and tells the others.
+many steps as it is wide. Whoever adopts a word hangs up on those who are members no more, and tells the others. The
+mesh key changes with every revocation: who has the new one has heard of that, and passes it on to members only.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from operator import methodcaller
 from typing import Any, Protocol
 
 from ..codec import expect_map
@@ -28,7 +32,7 @@ from .transport import Body, Caller, Transport
 
 log = logging.getLogger("meshlore.mesh")
 
-KIND = "authority"
+KIND, KEYS = "authority", "keys"
 ASK_TIMEOUT_S = 5.0
 LOOK_S = 2.0
 RECHECK_S = 60.0
@@ -53,6 +57,7 @@ class AuthoritySpread:
         self._wake = asyncio.Event()
         self._recheck_due, self._enforced = 0.0, self._authority.progress
         mesh.serve(KIND, self._answer)
+        mesh.serve(KEYS, self._answer_keys)
 
     def wake(self) -> None:
         """Somebody connected, or there is news of our own."""
@@ -84,6 +89,8 @@ class AuthoritySpread:
         behind = [peer_id for peer_id in connected if self._told.get(peer_id, (-1, -1)) < mine]
         await asyncio.gather(*(self._compare(peer_id) for peer_id in behind))
         await self._cut(newcomers)  # who showed a longer chain has told it by now
+        if self._membership.credentials.lacks_keys:
+            await self._get_keys(sorted(self._transport.connected()))
 
     @property
     def _authority(self) -> Authority:
@@ -113,6 +120,28 @@ class AuthoritySpread:
         mine = self._authority
         self._told[caller.peer_id] = min(progress, mine.progress)
         return self._body(mine.encode() if progress < mine.progress else b"")
+
+    async def _get_keys(self, peer_ids: list[str]) -> None:
+        """Ask one neighbour after the other for the mesh keys that the root signed."""
+        wanted = self._authority.revocations.keys
+        for peer_id in peer_ids:
+            try:
+                reply = await self._mesh.request(peer_id, KEYS, {"digest": wanted}, timeout_s=ASK_TIMEOUT_S)
+                adopt = methodcaller("with_keyring", expect_map(reply, {"keyring": bytes})["keyring"])
+                await self._membership.change(adopt)
+            except MeshloreError as error:
+                log.debug("…%s gave no mesh keys: %s", peer_id[-8:], error)
+                continue
+            log.info("the mesh key was changed; …%s passed it on", peer_id[-8:])
+            return
+
+    async def _answer_keys(self, caller: Caller, body: Body) -> Mapping[str, Any]:
+        own = self._membership.credentials
+        certificate = self._transport.certificate_of(caller.peer_id)
+        own.check(certificate.encode(), caller.peer_id, time.time())
+        if expect_map(body, {"digest": bytes})["digest"] != own.keyring.digest:
+            raise Refused("other mesh keys are here", "ask another", code="no-such-keys")
+        return {"keyring": own.keyring.encode()}
 
     async def _adopt(self, document: bytes, from_peer: str) -> None:
         """Raises DecodeError, SecurityError: it is no word of this mesh's root."""

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from ..errors import DecodeError, NotAMember, Replayed, SecurityError
+from ..errors import DecodeError, NotAMember, Replayed, SecurityError, StateError
 from ..knowledge.cutting import SKILL
 from ..knowledge.merging import aligned, unknown
 from ..knowledge.packet import LogitPacket, SamplePacket, decode
@@ -101,7 +101,7 @@ class Library:
             except DecodeError as error:
                 self._store.drop(name)
                 notes.append(f"dropped packet {name[:12]}: {error}")
-            except SecurityError as error:
+            except (SecurityError, StateError) as error:
                 notes.append(f"packet {name[:12]} is not used now: {error}")
         notes += [f"gave up packet {name[:12]}: the store is over its quota" for name in self._evict()]
         return notes
@@ -113,6 +113,7 @@ class Library:
             SecurityError: not from a member of this mesh, its author reused a sequence number, or has sent
                 something newer of the kind already.
             DecodeError: malformed, or of another space.
+            StateError: sealed under a newer mesh key than is here by now.
         """
         entry = self._open(name, data, now)
         with self._admitting:

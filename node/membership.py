@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from ..security.home import IDENTITY_FILE
+from ..security.home import IDENTITY_FILE, KEYRING_FILE
 from ..security.keyfile import protection_of
 from ..security.membership import Credentials
 
@@ -45,6 +45,8 @@ class Membership:
         if after.root is not before.root:
             after.save(self.home, self._passphrase)
             return
+        if after.keyring != before.keyring:
+            after.keyring.save(self.home / KEYRING_FILE, self._passphrase)
         if after.authority != before.authority:
             after.save_authority(self.home)
         if after.certificate != before.certificate:

@@ -26,6 +26,7 @@ from .identity import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, peer_id_of, public_key_
 MAX_LINKS = 12
 MAX_LINK_BYTES = 512
 MAX_REVOKED = 4096
+DIGEST_BYTES = 32
 MAX_AUTHORITY_BYTES = 256 * 1024
 FOR_EVER = MAX_TIME
 Kind = Literal["root", "signer"]
@@ -93,24 +94,34 @@ class Link:
 
 @dataclass(frozen=True)
 class Revocations:
-    """Peer ids that are members no more, with the unix time of each revocation. Version 0 is empty and unsigned."""
+    """Peer ids that are members no more, with the unix time of each revocation. Version 0 is empty and unsigned.
+
+    ``keys``: the digest of the keyring that the members left have from then on; empty while it is that of the founding.
+    """
 
     version: int = 0
     revoked: tuple[tuple[str, int], ...] = ()
     signature: bytes = bytes(SIGNATURE_BYTES)
+    keys: bytes = b""
 
     @cached_property
     def times(self) -> dict[str, int]:
         return dict(self.revoked)
 
     def to_map(self) -> dict[str, Any]:
-        keys = [[public_key_of(peer_id), at] for peer_id, at in self.revoked]
-        return {"version": self.version, "revoked": keys, "signature": self.signature}
+        revoked = [[public_key_of(peer_id), at] for peer_id, at in self.revoked]
+        fields = {"version": self.version, "revoked": revoked, "signature": self.signature}
+        return {**fields, "keys": self.keys} if self.keys else fields
 
     @classmethod
     def from_map(cls, value: Any) -> Revocations:
         """Raises DecodeError: malformed, or not in the order of the peer ids."""
-        fields = expect_map(value, {"version": int, "revoked": list, "signature": bytes})
+        expected: dict[str, type | tuple[type, ...]] = {"version": int, "revoked": list, "signature": bytes}
+        if isinstance(value, dict) and "keys" in value:
+            expected["keys"] = bytes
+        fields = expect_map(value, expected)
+        if "keys" in fields:
+            check_length("digest of the keyring", fields["keys"], DIGEST_BYTES)
         check_range("version", fields["version"], MAX_SEQ)
         check_length("signature", fields["signature"], SIGNATURE_BYTES)
         revoked = []
@@ -122,7 +133,7 @@ class Revocations:
         names = [peer_id for peer_id, _ in revoked]
         if len(names) > MAX_REVOKED or names != sorted(set(names)) or (names and not fields["version"]):
             raise DecodeError("the list of revocations is malformed")
-        return cls(fields["version"], tuple(revoked), fields["signature"])
+        return cls(fields["version"], tuple(revoked), fields["signature"], fields.get("keys", b""))
 
     def signed_bytes(self, mesh_id: str) -> bytes:
         """What the root's signature covers."""

@@ -24,6 +24,8 @@ _UNSIGNED = bytes(SIGNATURE_BYTES)
 def revoke(credentials: Credentials, peer_id: str, now: float) -> Credentials:
     """Take ``peer_id``'s membership away for good; the device may come back only with a new identity.
 
+    The mesh key is changed with it: from then on members seal under one that ``peer_id`` never gets.
+
     Raises:
         ConfigError: this device does not hold the root key, it is its own peer id, or the list is full.
         DecodeError: ``peer_id`` is none.
@@ -38,7 +40,9 @@ def revoke(credentials: Credentials, peer_id: str, now: float) -> Credentials:
     if len(present.revoked) >= MAX_REVOKED:
         raise ConfigError(f"{MAX_REVOKED} members are revoked already", "found a new mesh")
     revoked = tuple(sorted([*present.revoked, (peer_id, int(now))]))
-    return _governed(credentials, credentials.authority.links, _signed(Revocations(present.version + 1, revoked), root))
+    keyring = credentials.keyring.followed()
+    signed = _signed(Revocations(present.version + 1, revoked, keys=keyring.digest), root)
+    return _governed(replace(credentials, keyring=keyring), credentials.authority.links, signed)
 
 
 def rotate_root(credentials: Credentials, now: float, overlap_s: float = MAX_LIFETIME_S) -> Credentials:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +13,8 @@ from ..errors import DecodeError, SecurityError, StateError
 from .fields import MAX_EPOCH, check_length, check_range
 from .keyfile import load_secret, save_secret
 
-MAX_EPOCHS = 16
-MAX_KEYRING_BYTES = 1024
+MAX_EPOCHS = 32
+MAX_KEYRING_BYTES = 2048
 
 _KEY_BYTES = 32
 _KIND = "meshlore mesh keys"
@@ -60,6 +61,15 @@ class Keyring:
             if key.epoch == epoch:
                 return key
         raise SecurityError(f"no mesh key of epoch {epoch} is known here", "reconnect to the mesh to receive it")
+
+    def followed(self) -> Keyring:
+        """With a new key for the next epoch; beyond `MAX_EPOCHS` the oldest goes, and with it what it sealed."""
+        return Keyring((*self.keys[1 - MAX_EPOCHS :], MeshKey.generate(self.current.epoch + 1)))
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256, 32 bytes: what the root signs, so that nobody can pass on other keys."""
+        return hashlib.sha256(self.encode()).digest()
 
     def encode(self) -> bytes:
         return pack([{"epoch": key.epoch, "key": key.key} for key in self.keys])

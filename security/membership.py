@@ -17,6 +17,7 @@ from ..errors import (
     NotAMember,
     OtherMesh,
     Revoked,
+    SecurityError,
     StateError,
 )
 from .authority import Authority, Link
@@ -124,6 +125,23 @@ class Credentials:
         return bool(self.authority.links) and not any(
             self.certificate.is_from(key) for key in self.authority.present_issuers(self.charter)
         )
+
+    @property
+    def lacks_keys(self) -> bool:
+        """Whether the mesh key was changed since, and the new one is not here yet."""
+        signed = self.authority.revocations.keys
+        return bool(signed) and not hmac.compare_digest(signed, self.keyring.digest)
+
+    def with_keyring(self, data: bytes) -> Credentials:
+        """These credentials with the mesh keys that another member passed on.
+
+        Raises:
+            DecodeError, SecurityError: they are not those that the root signed.
+        """
+        keyring = Keyring.decode(data)
+        if not hmac.compare_digest(self.authority.revocations.keys, keyring.digest):
+            raise SecurityError("the mesh keys that a peer passed on are not those of the root", "ask another")
+        return replace(self, keyring=keyring)
 
     def with_certificate(self, certificate_bytes: bytes, now: float) -> Credentials:
         """These credentials with a renewed certificate, after checking that it is this device's own.

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from ..codec import expect_map, pack, unpack
-from ..errors import DecodeError, FutureDated, NotAMember, SecurityError
+from ..errors import DecodeError, FutureDated, NotAMember, SecurityError, StateError
 from .certificates import CLOCK_TOLERANCE_S, Certificate
 from .fields import MAX_EPOCH, MAX_SEQ, MAX_TIME, check_length, check_range
 from .identity import SIGNATURE_BYTES, public_key_of, verify
@@ -140,6 +140,7 @@ def open_sealed(data: bytes, credentials: Credentials, now: float) -> Sealed:
         BadSignature: its author did not sign it.
         FutureDated: made more than 10 minutes in the future.
         SecurityError: of an unknown epoch, or not openable.
+        StateError: sealed under a newer mesh key than this device has by now.
     """
     prefix, fields, certificate = _decode(data)
     if fields["created_at"] > now + CLOCK_TOLERANCE_S:
@@ -151,6 +152,8 @@ def open_sealed(data: bytes, credentials: Credentials, now: float) -> Sealed:
         raise type(error)(f"the packet's author was no member when it was made: {error.message}") from None
     signed, signature = data[:-SIGNATURE_BYTES], data[-SIGNATURE_BYTES:]
     verify(public_key_of(certificate.peer_id), "packet", signed, signature)
+    if fields["epoch"] > credentials.keyring.current.epoch:
+        raise StateError("the packet is sealed under a newer mesh key than is here", "a neighbour passes the key on")
     key = credentials.keyring.key_of(fields["epoch"])
     cipher, nonce = _cipher(key, certificate.peer_id, fields["seq"], fields["salt"])
     try:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from meshlore.codec import pack
 from meshlore.errors import NotAMember, Refused
-from meshlore.mesh.authority import KIND, AuthoritySpread
+from meshlore.mesh.authority import KEYS, KIND, AuthoritySpread
 from meshlore.mesh.host import Libp2pTransport
 from meshlore.mesh.members import HeartbeatSettings
 from meshlore.mesh.memory import MemoryNetwork, MemoryStore, MemoryTransport
@@ -21,7 +21,7 @@ from meshlore.node.membership import Membership
 from meshlore.node.renewal import Renewal
 from meshlore.security.governance import revoke, rotate_root
 from meshlore.security.identity import Identity
-from meshlore.security.membership import Credentials, found_mesh
+from meshlore.security.membership import Credentials, Keyring, found_mesh
 
 QUICK = MeshSettings(heartbeat=HeartbeatSettings(interval_s=0.3, first_redial_s=0.1), tick_s=0.05, request_timeout_s=3)
 
@@ -103,6 +103,44 @@ async def test_a_revoked_member_is_hung_up_on_by_all_and_let_in_by_none(town: To
         with pytest.raises(NotAMember, match="revoked"):
             await eve.transport.connect(member.mesh.addresses()[0], 5)
         assert Credentials.load(member.membership.home).authority == founder.authority, "not kept for a restart"
+
+
+async def test_the_mesh_key_changes_for_all_but_the_revoked_one_and_for_who_was_away(town: Town) -> None:
+    founder = await town.start(town.founder)
+    ben = await town.start(town.credentials("ben"), founder)
+    eve = await town.start(town.credentials("eve"), founder, ben)
+    mallory, dan = town.credentials("mallory"), town.credentials("dan")
+    await until(lambda: all(len(member.neighbours()) == 2 for member in (founder, ben, eve)))
+    old = eve.membership.credentials.keyring
+    for peer_id in (eve.transport.peer_id, mallory.peer_id):
+        await founder.membership.change(lambda own, peer_id=peer_id: revoke(own, peer_id, time.time()))
+    late = await town.start(dan, ben)
+    new = founder.membership.credentials.keyring
+    assert new.current.epoch == old.current.epoch + 2
+    await until(lambda: all(member.membership.credentials.keyring == new for member in (ben, late)))
+    assert Credentials.load(ben.membership.home).keyring == new, "not kept for a restart"
+    assert eve.membership.credentials.keyring == old
+    with pytest.raises(Refused) as caught:
+        await late.mesh.request(ben.transport.peer_id, KEYS, {"digest": old.digest}, timeout_s=5)
+    assert caught.value.code == "no-such-keys"
+
+
+async def test_a_peer_that_passes_on_other_keys_is_not_believed(memory_town: Town) -> None:
+    founder = await memory_town.start(memory_town.founder)
+    liar = await memory_town.start(memory_town.credentials("liar"), founder)
+    await founder.membership.change(lambda own: revoke(own, memory_town.credentials("eve").peer_id, time.time()))
+    new = founder.membership.credentials.keyring
+    await until(lambda: liar.membership.credentials.keyring == new)
+
+    async def lie(_caller: object, _body: object) -> dict[str, bytes]:
+        told.append(True)
+        return {"keyring": Keyring.generate().encode()}
+
+    told: list[bool] = []
+    liar.mesh.serve(KEYS, lie)
+    ben = await memory_town.start(memory_town.credentials("ben"), liar)
+    await until(lambda: told)
+    await until(lambda: ben.membership.credentials.keyring == new)
 
 
 async def test_who_was_away_hears_of_a_revocation_from_any_member(memory_town: Town) -> None:

@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from meshlore.codec import pack
-from meshlore.errors import BadSignature, ConfigError, DecodeError, MeshloreError, NotAMember, Revoked, SecurityError
+from meshlore.errors import (
+    BadSignature,
+    ConfigError,
+    DecodeError,
+    MeshloreError,
+    NotAMember,
+    Revoked,
+    SecurityError,
+    StateError,
+)
 from meshlore.security import governance
 from meshlore.security.authority import MAX_LINKS, MAX_REVOKED, Authority, Link, Revocations
 from meshlore.security.certificates import DAY_S, MAX_LIFETIME_S
@@ -18,6 +27,7 @@ from meshlore.security.home import NEXT_ROOT_FILE, ROOT_FILE
 from meshlore.security.identity import Identity
 from meshlore.security.invites import InviteBook
 from meshlore.security.join import answer_request, build_request, finish
+from meshlore.security.keyring import MAX_EPOCHS
 from meshlore.security.membership import Credentials, Keyring, MeshRoot
 from meshlore.security.sealing import open_sealed, seal
 
@@ -51,6 +61,48 @@ def test_a_revoked_member_is_refused_by_all_who_heard_and_its_packets_whenever_t
     with pytest.raises(Revoked):
         open_sealed(packet, ben, NOW + 6)
     assert ben.check(FOUNDER.certificate_bytes, ANN.peer_id, NOW + 6)
+
+
+def test_after_a_revocation_members_seal_under_a_key_that_the_revoked_one_never_gets() -> None:
+    founder = revoke(FOUNDER, EVE.peer_id, NOW)
+    ben = heard(member(BEN), founder)
+    assert ben.lacks_keys
+    assert not founder.lacks_keys
+    ben = ben.with_keyring(founder.keyring.encode())
+    assert not ben.lacks_keys
+    packet = seal(b"for members", credentials=ben, seq=1, now=NOW)
+    assert open_sealed(packet, founder, NOW).body == b"for members"
+    with pytest.raises(StateError, match="newer mesh key"):
+        open_sealed(packet, member(EVE), NOW)
+    before = seal(b"from before", credentials=member(BEN), seq=0, now=NOW)
+    assert open_sealed(before, ben, NOW).body == b"from before"
+
+
+def test_keys_that_the_root_did_not_sign_are_refused() -> None:
+    ben = heard(member(BEN), revoke(FOUNDER, EVE.peer_id, NOW))
+    for keyring in (KEYS, KEYS.followed()):
+        with pytest.raises(SecurityError, match="not those of the root"):
+            ben.with_keyring(keyring.encode())
+    with pytest.raises(SecurityError, match="not those of the root"):
+        member(BEN).with_keyring(KEYS.encode())
+
+
+def test_the_signed_keys_stay_when_the_root_is_handed_on_and_old_lists_without_them_stay_valid() -> None:
+    founder = rotate_root(revoke(FOUNDER, EVE.peer_id, NOW), NOW)
+    assert not founder.lacks_keys
+    assert heard(member(BEN), founder).lacks_keys
+    old = governance._signed(Revocations(1, ((EVE.peer_id, NOW),)), ROOT)
+    read = Authority.decode(Authority.of(CHARTER, (), old).encode(), CHARTER)
+    assert read.revocations == old
+    assert not replace(member(BEN), authority=read).lacks_keys
+
+
+def test_a_keyring_forgets_its_oldest_keys() -> None:
+    keyring = KEYS
+    for _ in range(MAX_EPOCHS + 3):
+        keyring = keyring.followed()
+    assert [key.epoch for key in keyring.keys] == list(range(5, MAX_EPOCHS + 5))
+    assert Keyring.decode(keyring.encode()) == keyring
 
 
 def test_a_revoked_member_gets_no_new_certificate() -> None:
@@ -253,6 +305,8 @@ def test_a_document_with_any_byte_changed_is_refused(place: int, flip: int) -> N
         {"v": 2, "links": [], "revocations": Revocations().to_map()},
         {"v": 1, "links": [b"x"], "revocations": Revocations().to_map()},
         {"v": 1, "links": [1], "revocations": Revocations().to_map()},
+        {"v": 1, "links": [], "revocations": Revocations().to_map() | {"keys": 7}},
+        {"v": 1, "links": [], "revocations": Revocations().to_map() | {"keys": b"short"}},
         {"v": 1, "links": [], "revocations": {"version": 0, "revoked": [[b"k" * 32, 1]], "signature": bytes(64)}},
         {"v": 1, "links": [], "revocations": {"version": 1, "revoked": [[b"k", 1]], "signature": bytes(64)}},
         {"v": 1, "links": [], "revocations": {"version": 1, "revoked": [b"k"], "signature": bytes(64)}},
