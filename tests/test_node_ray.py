@@ -183,6 +183,7 @@ def test_the_example_runs_and_killed_actors_go_on_from_their_state(tmp_path: Pat
     for name in ("node-1", "node-2"):
         assert f"{name} was lost 1 x and went on from its state" in out
     assert err == ""
+    assert "raylet" not in out, "standard output is for results"
     assert list((tmp_path / "tmp").glob("meshlore-*/node-*")) == []
 
 
