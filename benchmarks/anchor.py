@@ -185,8 +185,8 @@ def _task_accuracy(problem: Any, model: Any) -> float:
     import numpy as np
 
     chosen = np.isin(problem.test.labels, TASK)
-    said = problem.answer(model)[chosen][:, list(TASK)]
-    return float((said.argmax(axis=1) == problem.test.labels[chosen]).mean())
+    said = np.array(TASK)[problem.answer(model)[chosen][:, TASK].argmax(axis=1)]
+    return float((said == problem.test.labels[chosen]).mean())
 
 
 def _parameters(model: Any) -> int:

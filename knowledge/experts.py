@@ -28,7 +28,7 @@ from .training import Step, cosine, no_step
 
 ALIKE = 0.7  # cosine of two authors' shares of classes, above which they share an expert
 UNSEEN = -12.0  # log-probability of a class that an expert has never seen
-MATTERS = 0.5  # of the most that any expert has of a class: who has less is left out of a part about it
+MATTERS = 0.1  # of the most that any expert has of a class: who has less is left out of a part about it
 STEPS = 0.5  # of those that one classifier of everything takes: a few classes are learned sooner
 SOURCE_BYTES = 32
 
@@ -105,7 +105,7 @@ class Mixture(nn.Module):
         return torch.log_softmax(self.gate(images), dim=1)
 
     def part(self, labels: Collection[int]) -> Mixture:
-        """The compact part for a task: the experts that know most of these classes, and what of the gate is theirs."""
+        """The compact part for a task: the experts that know enough of its classes, and what of the gate is theirs."""
         if not len(self.experts):
             return self
         asked = self.taught[:, sorted(labels)]
