@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -10,21 +12,36 @@ from meshlore.knowledge import metrics
 from meshlore.knowledge.models import logits
 from meshlore.knowledge.trust import Verdict
 from meshlore.node.actor import EdgeNode
+from meshlore.security.membership import Credentials
 from taught import learned, revoke_members, teach
 from village import FOUNDER, SPACE, TEST, Village, found, settled
 
 
-@pytest.fixture
-def village(tmp_path: Path) -> Village:
-    return Village(tmp_path, found(tmp_path))
+@pytest.fixture(scope="module")
+def homes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Credentials]]:
+    """Homes of the village after ann and ben have taught the anchor, and its members."""
+    folder = tmp_path_factory.mktemp("village")
+    members = found(folder)
+
+    async def taught() -> None:
+        village = Village(folder, members)
+        await teach(village, await village.start("anchor"), "ann", "ben")
+        await village.stop()
+
+    asyncio.run(taught())
+    return folder, members
 
 
 @pytest.fixture
-async def anchor(village: Village) -> Iterator[EdgeNode]:
-    """An anchor alone that ann and ben have taught before they left."""
-    node = await village.start("anchor")
-    await teach(village, node, "ann", "ben")
-    yield node
+def village(homes: tuple[Path, dict[str, Credentials]], tmp_path: Path) -> Village:
+    shutil.copytree(homes[0], tmp_path / "homes")
+    return Village(tmp_path / "homes", dict(homes[1]))
+
+
+@pytest.fixture
+async def anchor(village: Village) -> AsyncIterator[EdgeNode]:
+    """The anchor alone; those who taught it are gone."""
+    yield await village.start("anchor")
     await village.stop()
 
 
