@@ -17,6 +17,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from meshlore.errors import Refused
 from meshlore.knowledge.data import Dataset
 from meshlore.knowledge.models import build_model
 from meshlore.knowledge.sources import load
@@ -30,6 +31,8 @@ from meshlore.node.tasks import Classify
 Way = Literal["lane", "thread"]
 WAYS: tuple[Way, ...] = ("lane", "thread")
 RATES = (1, 5, 20)
+FLOOD = 1000
+"""Tasks per second that no device can do."""
 ENDLESS = 10**6
 SAME_STEPS = 150
 
@@ -41,7 +44,10 @@ class Row:
     Attributes:
         side: samples are so many pixels wide and high.
         in_turn: share of the tasks that started before a second training step began; None: no lane.
-        step_ms: CPU time of the process per training step.
+        step_ms: CPU time of a training step itself.
+        slow_down: what the process computed beside training, per what it computed for that: 0.1 means that
+            training took a tenth longer.
+        refused: tasks that found the lane full.
     """
 
     side: int
@@ -53,6 +59,8 @@ class Row:
     p99_ms: float | None
     in_turn: float | None
     step_ms: float | None
+    slow_down: float | None
+    refused: int = 0
 
 
 @dataclass
@@ -63,6 +71,8 @@ class _Counts:
     waited_steps: list[int] = field(default_factory=list)
     steps: int = 0
     cpu_s: float = 0.0
+    trained_s: float = 0.0
+    refused: int = 0
 
 
 class _Over(Exception):
@@ -78,7 +88,7 @@ def measure(sides: tuple[int, ...], *, trial_s: float, repeats: int) -> list[Row
             data = _data(side)
             _train(data, no_step, 5)  # what torch loads the first time
             cells = [(way, training, rate) for way in WAYS for training, rate in ((False, max(RATES)), (True, 0))]
-            cells += [(way, True, rate) for way in WAYS for rate in RATES]
+            cells += [(way, True, rate) for way in WAYS for rate in (*RATES, FLOOD)]
             seen = {cell: _Counts() for cell in cells}
             for repeat in range(repeats):
                 for (way, training, rate), counts in seen.items():
@@ -111,10 +121,14 @@ async def _trial(
     steps = 0
 
     def train(step: Callable[[float], None]) -> None:
+        since = time.thread_time()
+
         def counted(fraction: float) -> None:
-            nonlocal steps
+            nonlocal steps, since
             steps += 1
+            counts.trained_s += time.thread_time() - since
             step(fraction)
+            since = time.thread_time()
             if time.monotonic() > ends:
                 raise _Over
 
@@ -136,7 +150,11 @@ async def _trial(
             began = steps
             compute(work, skills, data.space)
 
-        await (lane.serve(serve) if way == "lane" else asyncio.to_thread(serve))
+        try:
+            await (lane.serve(serve) if way == "lane" else asyncio.to_thread(serve))
+        except Refused:
+            counts.refused += 1
+            return
         counts.took_s.append(time.monotonic() - asked)
         counts.waited_steps.append(began - before)
 
@@ -151,11 +169,12 @@ async def _trial(
         await asyncio.sleep(min(wait_s, ends - now))
         if rate and time.monotonic() < ends:
             running.append(asyncio.create_task(task(int(random.integers(len(data))))))
+    # what it took while both went on; what waits then is done afterwards
+    counts.cpu_s += time.process_time() - cpu_s
+    counts.steps += steps
     await asyncio.gather(*running, *learning)
     if training and way == "thread":
         await asyncio.to_thread(thread.join)
-    counts.cpu_s += time.process_time() - cpu_s
-    counts.steps += steps
     await lane.close()
 
 
@@ -171,7 +190,9 @@ def _row(side: int, way: Way, training: bool, rate: int, counts: _Counts) -> Row
         None if took is None else float(np.percentile(took, 50)),
         None if took is None else float(np.percentile(took, 99)),
         None if took is None or way != "lane" else float((waited <= 1).mean()),
-        1000 * counts.cpu_s / counts.steps if counts.steps else None,
+        1000 * counts.trained_s / counts.steps if counts.steps else None,
+        counts.cpu_s / counts.trained_s - 1 if counts.trained_s else None,
+        counts.refused,
     )
 
 

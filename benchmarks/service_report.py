@@ -17,14 +17,6 @@ def markdown(ways: Sequence[Way], lessons: Sequence[Lesson], rows: Sequence[Row]
     return "\n\n".join([*tables, _lane(rows)] if rows else tables)
 
 
-def slow_down(rows: Sequence[Row], row: Row) -> float:
-    """By how much more CPU a training step takes than without tasks, 0..; tasks included."""
-    alone = next(r for r in rows if (r.side, r.way, r.training, r.tasks_per_s) == (row.side, row.way, True, 0))
-    if row.step_ms is None or alone.step_ms is None:
-        return 0.0
-    return row.step_ms / alone.step_ms - 1
-
-
 def _ways(ways: Sequence[Way]) -> str:
     lines = ["| tasks about foreign classes | accuracy | served at home | p50 ms | p99 ms |", "|---|---|---|---|---|"]
     for name in dict.fromkeys(way.way for way in ways):
@@ -47,12 +39,13 @@ def _lessons(lessons: Sequence[Lesson]) -> str:
 
 def _lane(rows: Sequence[Row]) -> str:
     lines = [
-        "| samples | way | training | tasks/s | p50 ms | p99 ms | CPU ms per step | slow-down |",
-        "|---|---|---|---|---|---|---|---|",
+        "| samples | way | training | tasks/s | p50 ms | p99 ms | CPU ms per step | slow-down | refused |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        pays = f"{slow_down(rows, row):+.0%}" if row.training and row.tasks_per_s else ""
+        pays = f"{row.slow_down:.0%}" if row.slow_down is not None else ""
         figures = " | ".join("" if ms is None else f"{ms:.1f}" for ms in (row.p50_ms, row.p99_ms, row.step_ms))
         doing = "yes" if row.training else "no"
-        lines.append(f"| {row.side}x{row.side} | {row.way} | {doing} | {row.tasks_per_s} | {figures} | {pays} |")
+        what = f"{row.side}x{row.side} | {row.way} | {doing} | {row.tasks_per_s}"
+        lines.append(f"| {what} | {figures} | {pays} | {row.refused or ''} |")
     return "\n".join(lines)

@@ -14,6 +14,7 @@ import torch
 from meshlore.knowledge.data import Dataset
 from meshlore.knowledge.partition import partition_classes
 from meshlore.knowledge.sources import load
+from meshlore.node.daemon import configure_logging
 from meshlore.node.in_process import InProcessMesh, Member, Resident
 from meshlore.node.results import Classified, Learned, result_from_map
 from meshlore.node.tasks import Classify, Skill, to_map
@@ -57,6 +58,7 @@ class Lesson:
 async def measure(seed: int, *, tasks: int) -> tuple[list[Way], Lesson]:
     """One mesh of nodes with two classes each, and an anchor; tasks come in at the first node."""
     torch.set_num_threads(1)
+    configure_logging("error")
     train, test = load("digits").dataset, load("digits:test").dataset
     parts = partition_classes(train.labels, NODES, CLASSES_EACH, seed)
     members = [Member(f"node{i}", train.subset(part), _settings(seed + i)) for i, part in enumerate(parts)]

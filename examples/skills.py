@@ -38,7 +38,7 @@ async def meet(folder: Path) -> bool:
             file.write(TOOLBOX)
         async with running("run", "--home", bob) as bob_daemon:
             await until(ann, ann_daemon, lambda status: status["stage"] == "taught" and status["settled"])
-            await until(bob, bob_daemon, lambda status: status["packets"] > 2 and status["settled"])
+            await until(bob, bob_daemon, lambda status: status["packets"] >= 2 and status["settled"])
             return await learn(bob)
 
 

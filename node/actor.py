@@ -137,8 +137,11 @@ class EdgeNode:
         if self.state.journal.generator and self.skills is not None and self.skills.generator is None:
             self.state.update(generator="", generator_before="", generator_taught_by=(), generator_learned_from=())
         journal = self.state.journal
-        measured = Competence((), (), added=journal.added).to_map()
-        measured |= {"classify": journal.classify, "generate": journal.generate}
+        measured = Competence((), ()).to_map() | {
+            "classify": journal.classify,
+            "generate": journal.generate,
+            "added": list(journal.added),
+        }
         try:
             self.competence = Competence.from_map(measured, self.space).seen_in(self.space)
         except DecodeError as error:
