@@ -172,7 +172,7 @@ def below(process: subprocess.Popen[str]) -> list[psutil.Process]:
 def test_the_example_runs_and_killed_actors_go_on_from_their_state(tmp_path: Path) -> None:
     process = start(tmp_path, "examples/ray_cluster.py", "--nodes", "2", "--samples", "80")
     wait_for(process, tmp_path, "tmp/meshlore-*/node-2/state/classifier-*")
-    homes = next(tmp_path.glob("tmp/meshlore-*"))
+    homes = next(tmp_path.glob("tmp/meshlore-*/node-2")).parent
     owners = [int((homes / name / "lock").read_text()) for name in ("node-1", "node-2")]
     assert set(owners) <= {child.pid for child in below(process)}
     for owner in owners:
