@@ -22,7 +22,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from .wire_roads import AT_ONCE, PAYLOAD_BYTES, ROADS, SWITCH_INTERVAL_S, Client, Step, Training, serve
+from .wire_roads import AT_ONCE, PAYLOAD_BYTES, ROADS, Client, Step, Training, serve
 
 MOST = 1.3
 OURS, BARE = "meshlore", "libp2p"
@@ -245,7 +245,6 @@ def main() -> int:
         road, blob_bytes, home = arguments.serve
         serve(road, int(blob_bytes), Path(home))
         return 0
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
     plan = QUICK if arguments.quick else Plan()
     table = summarise(asyncio.run(measure(plan)))
     targets = judge(table)

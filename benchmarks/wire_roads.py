@@ -2,8 +2,7 @@
 
 Bare libp2p is a stock host (Noise, Yamux) with the workarounds of `mesh/upstream.py` that change its speed, and no
 membership, frames, hashing or budgets; its server answers in trio, and its client is called from asyncio, as a user
-of it would have to. Where `AT_ONCE` requests are under way at once, it and TCP have a stream each for them. The threads
-of all three take turns as often as the daemon's.
+of it would have to. Where `AT_ONCE` requests are under way at once, it and TCP have a stream each for them.
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ from typing import Any
 PAYLOAD_BYTES = 1024
 LENGTH_BYTES = 4
 AT_ONCE = 8
-SWITCH_INTERVAL_S = 0.0005
 Step = Callable[[], Awaitable[None]]
 
 
@@ -266,7 +264,6 @@ ROADS = {"meshlore": over_meshlore, "libp2p": over_libp2p, "asyncio TCP": over_t
 
 def serve(road: str, blob_bytes: int, home: Path) -> None:
     """The server process; ends when its standard input does."""
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
     if road == "meshlore":
         asyncio.run(serve_meshlore(blob_bytes, home))
     elif road == "libp2p":

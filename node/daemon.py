@@ -6,7 +6,6 @@ import asyncio
 import functools
 import os
 import signal
-import sys
 import time
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -56,7 +55,6 @@ INVITES_FILE = "invites.db"
 PARTIALS_FOLDER = "partials"
 CONDUCT_FILE = "conduct.bin"
 ANCHOR_NEIGHBOURS = 64
-SWITCH_INTERVAL_S = 0.0005
 
 
 class Daemon:
@@ -227,8 +225,6 @@ def run_daemon(home: Path, settings: Settings, *, passphrase: str | None = None,
         MeshloreError: it cannot start, or cannot go on.
     """
     torch.set_num_threads(settings.threads)
-    # a thread that trains keeps the interpreter for 5 ms by default, and a request waits for it several times
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
     configure_logging(settings.log_level)
     lock = HomeLock(home)
     try:

@@ -120,7 +120,13 @@ def measure_canary(seed: int) -> list[Figure]:
     return [
         Figure("canary", "patterns on the wire", capture.found, most=0, note=seen),
         Figure("canary", "patterns in opened packets", rows, most=0, note=f"{published} published samples"),
-        Figure("canary", "nodes whose samples were searched", publishers, least=2, note="an anchor learned from them"),
+        Figure(
+            "canary",
+            "nodes whose samples were searched",
+            publishers,
+            least=2,
+            note="two nodes; an anchor ran beside them",
+        ),
     ]
 
 
