@@ -17,7 +17,6 @@ from meshlore.node.toolbox import MAX_SKILLS, SKILL_OF, Toolbox
 from meshlore.security.sealing import name_of, seal
 
 SPACE = Space((1, 8, 8), ("a", "b", "c"))
-NOW = time.time()
 
 
 @pytest.fixture
@@ -42,12 +41,12 @@ def samples(*labels, source=SKILL, seed=0, added=()):
 
 
 def sealed(packet, by, seq=0):
-    return seal(encode(packet), credentials=by, seq=seq, now=NOW)
+    return seal(encode(packet), credentials=by, seq=seq, now=time.time())
 
 
 def put(toolbox, by, packet, classes):
     data = sealed(packet, by)
-    entry = toolbox.asked_for(data, by.peer_id, classes, NOW)
+    entry = toolbox.asked_for(data, by.peer_id, classes, time.time())
     toolbox.keep(entry, data)
     return entry
 
@@ -56,7 +55,7 @@ def test_a_skill_comes_in_stays_over_a_restart_and_is_for_lessons(toolbox, libra
     ben = new_member("ben")
     entry = put(toolbox, ben, samples(1, 1, 2), ("b", "c"))
     again = Toolbox(tmp_path, library, ann)
-    assert again.load(NOW) == []
+    assert again.load(time.time()) == []
     for box in (toolbox, again):
         assert (box.names(), box.labels()) == ({entry.name}, {1, 2})
         assert [(e.author, e.packet.labels.tolist()) for e in box.entries()] == [(SKILL_OF + ben.peer_id, [1, 1, 2])]
@@ -73,25 +72,25 @@ def test_a_skill_comes_in_stays_over_a_restart_and_is_for_lessons(toolbox, libra
 def test_what_was_not_asked_for_is_refused(toolbox, new_member, packet, classes, because):
     ben = new_member("ben")
     with pytest.raises(DecodeError, match=because):
-        toolbox.asked_for(sealed(packet, ben), ben.peer_id, classes, NOW)
+        toolbox.asked_for(sealed(packet, ben), ben.peer_id, classes, time.time())
 
 
 def test_a_skill_is_by_who_was_asked_and_by_a_member(toolbox, new_member):
     ben, cid = new_member("ben"), new_member("cid")
     with pytest.raises(DecodeError, match="did not make it: skill of cid"):
-        toolbox.asked_for(sealed(samples(1), cid), ben.peer_id, ("b",), NOW)
+        toolbox.asked_for(sealed(samples(1), cid), ben.peer_id, ("b",), time.time())
     data = bytearray(sealed(samples(1), ben))
     data[-1] ^= 1
     with pytest.raises(SecurityError):
-        toolbox.asked_for(bytes(data), ben.peer_id, ("b",), NOW)
+        toolbox.asked_for(bytes(data), ben.peer_id, ("b",), time.time())
     with pytest.raises(DecodeError):
-        toolbox.asked_for(b"nonsense", ben.peer_id, ("b",), NOW)
+        toolbox.asked_for(b"nonsense", ben.peer_id, ("b",), time.time())
 
 
 def test_a_skill_is_no_publication(library, new_member):
     data = sealed(samples(1), new_member("ben"), seq=7)
     with pytest.raises(DecodeError, match="no publication"):
-        library.admit(name_of(data), data, NOW)
+        library.admit(name_of(data), data, time.time())
 
 
 def test_a_newer_skill_takes_the_place_of_what_it_makes_needless_and_there_is_a_bound(toolbox, new_member):
@@ -112,7 +111,7 @@ def test_a_damaged_skill_is_dropped_with_a_note(toolbox, library, tmp_path, ann,
     entry = put(toolbox, new_member("ben"), samples(1), ("b",))
     (tmp_path / "skills" / entry.name).write_bytes(b"damaged")
     again = Toolbox(tmp_path, library, ann)
-    assert [note.startswith(f"dropped skill {entry.name[:12]}") for note in again.load(NOW)] == [True]
+    assert [note.startswith(f"dropped skill {entry.name[:12]}") for note in again.load(time.time())] == [True]
     assert list((tmp_path / "skills").glob("[0-9a-f]*")) == []
 
 
@@ -120,7 +119,7 @@ def test_what_an_author_published_itself_is_its_own_in_a_skill_of_another(toolbo
     ben, cid = new_member("ben"), new_member("cid")
     whole = samples(1, 1, 2)
     data = sealed(replace(whole, source="condensed", images=whole.images[:2], labels=whole.labels[:2]), cid, seq=1)
-    library.admit(name_of(data), data, NOW)
+    library.admit(name_of(data), data, time.time())
     put(toolbox, ben, whole, ("b", "c"))
     (entry,) = toolbox.entries()
     assert np.array_equal(entry.packet.images, whole.images[2:])
