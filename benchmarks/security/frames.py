@@ -1,7 +1,8 @@
 """Mutated inputs: no decoder may crash, take much memory, or think for long.
 
 Half of them are broken bytes (flipped, cut, doubled, spliced, lengths blown up); half are well-formed messages in
-which one value is replaced by a hostile one, which get past the outer checks. Time is that of the CPU.
+which one value is replaced by a hostile one, which get past the outer checks. Time is that of the CPU; what seems slow
+is tried again, as the garbage collector may take its turn, some 100 ms, during any input.
 """
 
 from __future__ import annotations
@@ -49,9 +50,9 @@ def measure_frames(per_decoder: int, seed: int) -> list[Figure]:
         for decoder in decoders:
             dice = random.Random(f"{seed} {decoder.name}")
             for data in mutations(decoder, dice, per_decoder):
-                started = time.thread_time()
-                outcome = _try(decoder, data)
-                took_ms = 1e3 * (time.thread_time() - started)
+                outcome, took_ms = _timed(decoder, data)
+                if took_ms > MAX_REFUSAL_MS / 2:
+                    took_ms = min(_timed(decoder, data)[1] for _ in range(3))
                 refused, accepted = refused + (outcome == "refused"), accepted + (outcome == "accepted")
                 if outcome not in ("refused", "accepted"):
                     crashes[f"{decoder.name}: {outcome}"] += 1
@@ -79,6 +80,13 @@ def mutations(decoder: Decoder, dice: random.Random, count: int) -> Iterator[byt
         else:
             data = _broken(decoder.samples[which], dice)
         yield data[:MAX_INPUT_BYTES]
+
+
+def _timed(decoder: Decoder, data: bytes) -> tuple[str, float]:
+    """What became of it, and the milliseconds that took."""
+    started = time.thread_time()
+    outcome = _try(decoder, data)
+    return outcome, 1e3 * (time.thread_time() - started)
 
 
 def _try(decoder: Decoder, data: bytes) -> str:
