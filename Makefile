@@ -11,7 +11,7 @@ demo: $(READY)
 	@$(BIN)/meshlore demo $(ARGS)
 
 test: $(READY)
-	@$(BIN)/pytest $(ARGS)
+	@$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

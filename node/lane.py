@@ -49,14 +49,18 @@ class _Job:
     work: Callable[[], Any]
     future: Future[Any]
 
-    def run(self) -> None:
+    def run(self, ended: Callable[[], None] = lambda: None) -> None:
+        """Do the work; ``ended`` is called before anybody is told the result."""
         if not self.future.set_running_or_notify_cancel():
+            ended()
             return
         try:
             result = self.work()
         except BaseException as error:
+            ended()
             self.future.set_exception(error)
         else:
+            ended()
             self.future.set_result(result)
 
     def refuse(self) -> None:
@@ -169,9 +173,12 @@ class Lane:
 
     def _serve(self, job: _Job, *, beside_training: bool) -> None:
         started, self._serving = self._clock(), 1
-        job.run()
-        self._serving = 0
-        self._whose_turn.served(self._clock() - started, beside_training=beside_training)
+
+        def ended() -> None:
+            self._serving = 0
+            self._whose_turn.served(self._clock() - started, beside_training=beside_training)
+
+        job.run(ended)
 
     def _work(self) -> None:
         while True:
