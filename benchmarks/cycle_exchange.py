@@ -92,9 +92,8 @@ def taught(
 def anchored(village: Village, authors: Iterable[int], settings: Learning) -> Village:
     """An anchor learns what these nodes published, goes on from what it knew, and answers about all their samples."""
     space, before = village.ground.test.space, village.anchor
-    learner = (
-        before.learner if before else Learner(space, "anchor", "", None, settings, 1000 * village.ground.seed + 999)
-    )
+    seed = 1000 * village.ground.seed + 999
+    learner = before.learner if before else Learner(space, "anchor", "", None, settings, seed)
     known = heard(replace(village, anchor=None), frozenset(authors))
     start, turn = (before.classifier if before else learner.fresh()), village.lessons
     lesson = learner.distil(start, None, known, {}, turn=turn, step=no_step)
