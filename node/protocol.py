@@ -33,7 +33,10 @@ def socket_path(home: Path) -> Path:
     if len(os.fsencode(path)) <= MAX_SOCKET_PATH_BYTES:
         return path
     digest = hashlib.sha256(os.fsencode(home)).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"meshlore-{os.getuid()}" / f"{digest}.sock"
+    below = Path(f"meshlore-{os.getuid()}") / f"{digest}.sock"
+    path = Path(tempfile.gettempdir()) / below
+    # TMPDIR may be long itself
+    return path if len(os.fsencode(path)) <= MAX_SOCKET_PATH_BYTES else Path("/tmp") / below  # noqa: S108
 
 
 def frame(event: dict[str, Any]) -> bytes:

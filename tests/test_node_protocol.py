@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import tempfile
 
 import pytest
 from hypothesis import given, settings
@@ -90,6 +91,11 @@ def test_a_home_with_a_long_path_gets_a_short_socket_of_its_own(tmp_path):
     assert all(len(str(path)) <= MAX_SOCKET_PATH_BYTES for path in paths)
     assert paths[0] != paths[1]
     assert paths[0] == socket_path(homes[0])
+
+
+def test_a_long_folder_for_temporary_files_makes_no_socket_too_long(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("t" * MAX_SOCKET_PATH_BYTES)))
+    assert len(str(socket_path(tmp_path / ("h" * MAX_SOCKET_PATH_BYTES)))) <= MAX_SOCKET_PATH_BYTES
 
 
 def test_an_error_is_one_line_on_the_wire():
