@@ -108,6 +108,9 @@ class Acquaintance:
     def peers(self) -> list[Peer]:
         return self._table.peers(self._clock())
 
+    def live(self) -> list[Peer]:
+        return self._table.live(self._clock())
+
     def peer(self, peer_id: str) -> Peer | None:
         return self._table.peer(peer_id, self._clock())
 
@@ -184,15 +187,23 @@ class Acquaintance:
             self._tasks.once("exchange", peer_id, self._exchange, peer_id)
         if now >= self._next_save:
             self._next_save = now + self._settings.save_addresses_s
-            self._directory.keep({peer.peer_id for peer in self.peers()})
+            self._directory.keep(self._table.peer_ids())
             self._tasks.once("save", "addresses", self.save_addresses)
 
     def _choose_neighbours(self, now: float) -> None:
-        dialled = self._tasks.under_way("dial")
+        dialled, neighbours = self._tasks.under_way("dial"), len(self._links)
+        if self._overlay.may_dial(neighbours, len(dialled), now):
+            self._dial_due(dialled, now)
+        if self._overlay.may_part(neighbours, now):
+            self._part_with_some(now)
+
+    def _dial_due(self, dialled: set[str], now: float) -> None:
         due = {peer_id: addresses for peer_id, addresses in self._table.due_dials(now) if peer_id not in dialled}
         room = max(0, self._settings.parallel_dials - len(dialled))
         for peer_id in self._overlay.dials(list(due), len(self._links), len(dialled), self._worth, now)[:room]:
             self._tasks.once("dial", peer_id, self._dialler.dial, peer_id, due[peer_id])
+
+    def _part_with_some(self, now: float) -> None:
         links = {
             peer_id: Neighbour(self._worth(peer_id), link.since)
             for peer_id, link in self._links.items()

@@ -20,6 +20,8 @@ from .reasons import Reason
 
 MAX_ADDRESSES = 8
 KEPT_ADDRESSES = 2
+FORGETTINGS = 1000
+"""Whom to forget is looked at so often in the time after which one is forgotten."""
 
 
 class PeerState(StrEnum):
@@ -109,6 +111,8 @@ class MemberTable:
         self._settings = settings
         self._dice = dice
         self._entries: dict[str, _Entry] = {}
+        self._connected: dict[str, _Entry] = {}
+        self._forget_due = 0.0
 
     def __len__(self) -> int:
         """Members known, whatever their state."""
@@ -140,19 +144,18 @@ class MemberTable:
     def connected(self, peer_id: str, name: str, roles: frozenset[str], now: float) -> None:
         entry = self._entries.setdefault(peer_id, _Entry(peer_id, known_since=now))
         entry.name, entry.roles, entry.connected = name, roles, True
+        self._connected[peer_id] = entry
         entry.state, entry.failures, entry.problem, entry.heard = PeerState.LIVE, 0, None, now
         entry.beat_due = now + self._beat_delay()
 
     def disconnected(self, peer_id: str, now: float) -> None:
         """The connection broke: gone at once, and dialled again soon."""
-        if entry := self._entries.get(peer_id):
-            entry.connected, entry.state = False, PeerState.GONE
+        if entry := self._hung_up(peer_id, PeerState.GONE):
             entry.dial_due = now + self._settings.first_redial_s * (0.5 + self._dice())
 
     def parted(self, peer_id: str, now: float) -> None:
         """The two agreed not to be neighbours: not gone, and dialled again much later if at all."""
-        if entry := self._entries.get(peer_id):
-            entry.connected, entry.state = False, PeerState.NEW
+        if entry := self._hung_up(peer_id, PeerState.NEW):
             entry.dial_due = now + self._settings.parted_redial_s * (0.75 + 0.5 * self._dice())
 
     def heard(self, peer_id: str, now: float, rtt_s: float | None = None) -> None:
@@ -196,24 +199,24 @@ class MemberTable:
     def tick(self, now: float) -> list[Peer]:
         """Let silence have its effect; returns the peers that changed. Hang up on those that are gone."""
         changed = []
-        for entry in list(self._entries.values()):
-            if entry.connected and entry.heard is not None:
-                silence_s = now - entry.heard
-                state = PeerState.LIVE
-                if silence_s >= self._settings.gone_s:
-                    state = PeerState.GONE
-                elif silence_s >= self._settings.suspect_s:
-                    state = PeerState.SUSPECT
-                if state is not entry.state:
-                    entry.state = state
-                    changed.append(self._view(entry, now))
-            elif not entry.kept and now - (entry.heard or entry.known_since) > self._settings.forget_s:
-                del self._entries[entry.peer_id]
+        for entry in self._connected.values():
+            silence_s = now - (entry.heard or 0.0)
+            state = PeerState.LIVE
+            if silence_s >= self._settings.gone_s:
+                state = PeerState.GONE
+            elif silence_s >= self._settings.suspect_s:
+                state = PeerState.SUSPECT
+            if state is not entry.state:
+                entry.state = state
+                changed.append(self._view(entry, now))
+        if now >= self._forget_due:
+            self._forget_due = now + self._settings.forget_s / FORGETTINGS
+            self._forget(now)
         return changed
 
     def due_beats(self, now: float) -> list[str]:
         """Connected peers to ask for a sign of life now; each is asked again one interval later."""
-        due = [entry for entry in self._entries.values() if entry.connected and now >= entry.beat_due]
+        due = [entry for entry in self._connected.values() if now >= entry.beat_due]
         for entry in due:
             entry.beat_due = now + self._settings.interval_s
         return [entry.peer_id for entry in due]
@@ -241,6 +244,28 @@ class MemberTable:
         """All known members, connected ones first, by peer id."""
         entries = sorted(self._entries.values(), key=lambda entry: (not entry.connected, entry.peer_id))
         return [self._view(entry, now) for entry in entries]
+
+    def live(self, now: float) -> list[Peer]:
+        """The connected peers that are not silent, by peer id."""
+        live = [entry for entry in self._connected.values() if entry.state is PeerState.LIVE]
+        return [self._view(entry, now) for entry in sorted(live, key=lambda entry: entry.peer_id)]
+
+    def peer_ids(self) -> set[str]:
+        """Of all known members."""
+        return set(self._entries)
+
+    def _hung_up(self, peer_id: str, state: PeerState) -> _Entry | None:
+        self._connected.pop(peer_id, None)
+        if entry := self._entries.get(peer_id):
+            entry.connected, entry.state = False, state
+        return entry
+
+    def _forget(self, now: float) -> None:
+        """Who was not heard for long leaves room for others."""
+        for entry in list(self._entries.values()):
+            lost = not (entry.connected or entry.kept)
+            if lost and now - (entry.heard or entry.known_since) > self._settings.forget_s:
+                del self._entries[entry.peer_id]
 
     def _hearsay(self, informant: str) -> int:
         return sum(entry.informant == informant and entry.heard is None for entry in self._entries.values())

@@ -135,6 +135,10 @@ class Mesh:
         """All members that this node has heard of, connected ones first."""
         return self._acquaintance.peers()
 
+    def live(self) -> list[Peer]:
+        """The neighbours that are alive."""
+        return self._acquaintance.live()
+
     def own_record(self) -> AddressRecord:
         """Where this node listens, signed, for others to pass on."""
         return self._acquaintance.own_record()

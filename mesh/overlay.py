@@ -60,6 +60,14 @@ class Overlay:
         """A connection stands: that is enough of chance for a while."""
         self._dial_by_chance = now + self._pause_s(now)
 
+    def may_dial(self, neighbours: int, dialling: int, now: float) -> bool:
+        """Whether `dials` would choose somebody if somebody was due."""
+        return self._room(neighbours, dialling) > 0 or (not dialling and now >= self._dial_by_chance)
+
+    def may_part(self, neighbours: int, now: float) -> bool:
+        """Whether `partings` would choose among so many, or among fewer."""
+        return neighbours > self._settings.most or (neighbours > self._enough and now >= self._part_by_chance)
+
     def dials(
         self, due: Sequence[str], neighbours: int, dialling: int, worth: Callable[[str], float], now: float
     ) -> list[str]:
@@ -67,7 +75,7 @@ class Overlay:
 
         Twice as many as are lacking may be under way, as some will be dead.
         """
-        room = 2 * (self._settings.target - neighbours) - dialling
+        room = self._room(neighbours, dialling)
         if room <= 0:
             if dialling or not due or now < self._dial_by_chance:
                 return []
@@ -84,18 +92,25 @@ class Overlay:
 
     def partings(self, neighbours: Mapping[str, Neighbour], now: float) -> list[str]:
         """Whom to part with: all that are too many at once, else now and then the one of least worth."""
-        settings, enough = self._settings, self._settings.target + self._settings.by_chance
+        settings = self._settings
         by_worth = sorted(neighbours, key=lambda peer_id: (-neighbours[peer_id].worth, self._dice()))
         if len(neighbours) > settings.most:
             rest = by_worth[settings.target - settings.by_chance :]
             for _ in range(settings.by_chance):
                 rest.remove(self._any_of(rest))
             return rest
-        if len(neighbours) <= enough or now < self._part_by_chance:
+        if len(neighbours) <= self._enough or now < self._part_by_chance:
             return []
         self._part_by_chance = now + (pause_s := self._pause_s(now))
         tried = [peer_id for peer_id in by_worth if now - neighbours[peer_id].since >= pause_s]
         return tried[-1:]
+
+    @property
+    def _enough(self) -> int:
+        return self._settings.target + self._settings.by_chance
+
+    def _room(self, neighbours: int, dialling: int) -> int:
+        return 2 * (self._settings.target - neighbours) - dialling
 
     def _pause_s(self, now: float) -> float:
         """Short for a newcomer, which knows only the neighbourhood that it came into."""

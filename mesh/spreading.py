@@ -28,7 +28,8 @@ class BlobStore(Protocol):
     """Where blobs live; the node wing's packet store. Called on the asyncio loop, but for ``read``."""
 
     def inventory(self) -> Mapping[str, int]:
-        """Name (SHA-256, hex) to size in bytes of all that is there. Called often: keep it in memory."""
+        """Name (SHA-256, hex) to size in bytes of all that is there. Called often: keep it in memory, and return the
+        same map as long as it is true, another one from then on."""
 
     def declines(self, name: str) -> bool:
         """This one is not here and shall not come: it was given up, or something newer replaced it."""
@@ -101,13 +102,16 @@ class Spreading:
         self._gossip = Gossip(settings.gossip, dice)
         self._neighbours: dict[str, _Neighbour] = {}
         self._here = _Here(store)
+        self._inventory: Mapping[str, int] = {}
         self._version = 0
-        self._digest = messages.digest_of(())
+        self._digest: bytes | None = None
         self._relay_due: dict[str, float] = {}
 
     def digest(self) -> bytes:
         """Stands for all names that are here."""
         self.look()
+        if self._digest is None:
+            self._digest = messages.digest_of(self._here.names)
         return self._digest
 
     def missing(self) -> int:
@@ -124,11 +128,14 @@ class Spreading:
 
     def look(self) -> None:
         """Notice what came into the store or left it."""
-        names = self._store.inventory().keys()
-        if names != self._here.names:
-            self._here.names = frozenset(names)
+        inventory = self._store.inventory()
+        if inventory is self._inventory:
+            return
+        self._inventory = inventory
+        if inventory.keys() != self._here.names:
+            self._here.names = frozenset(inventory)
             self._version += 1
-            self._digest = messages.digest_of(self._here.names)
+            self._digest = None
             for name in self._relay_due.keys() - self._here.names:
                 del self._relay_due[name]
 
@@ -203,7 +210,9 @@ class Spreading:
     async def _send_names(self, peer_id: str, neighbour: _Neighbour) -> None:
         version, now = self._version, self._clock()
         known, sizes = self._gossip.known_of(peer_id), self._store.inventory()
-        news = [name for name in sizes if name not in neighbour.names and name not in known]
+        untold = sizes.keys() - neighbour.names
+        untold.difference_update(known)
+        news = [name for name in sizes if name in untold] if untold else []
         if news and (first_due := min(self._relay_due.get(name, now) for name in news)) > now:
             neighbour.announce_due = first_due  # the peer may tell us first
             return

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from ..errors import DecodeError, Refused
 from ..knowledge.trust import Verdict
-from ..mesh.members import Peer, PeerState
+from ..mesh.members import Peer
 from ..mesh.transport import Traffic
 from .library import UNJUDGED, Library
 from .plan import PeerView, Role, Stage
@@ -18,7 +18,7 @@ from .router import Candidate, Competence, Hop
 class Network(Protocol):
     """What a node needs of the mesh."""
 
-    def peers(self) -> list[Peer]: ...
+    def live(self) -> list[Peer]: ...
 
     def missing(self) -> int: ...
 
@@ -46,7 +46,7 @@ class Neighbourhood:
         self._network = network
 
     def live(self) -> list[Peer]:
-        return [] if self._network is None else [p for p in self._network.peers() if p.state is PeerState.LIVE]
+        return [] if self._network is None else self._network.live()
 
     def views(self) -> tuple[PeerView, ...]:
         """Role and advertised stage of each live peer, for the plan."""

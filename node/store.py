@@ -21,6 +21,7 @@ import fcntl
 import hashlib
 import os
 import re
+import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -252,12 +253,17 @@ class PacketStore:
         # in the order of their arrival: whose samples came later may have copied them
         held.sort(key=lambda path: (path.stat().st_mtime_ns, path.name))
         self._sizes = {path.name: path.stat().st_size for path in held}
+        self._inventory: Mapping[str, int] | None = None
+        self._changing = threading.Lock()
         self._declined_file = self._folder / "declined"
         self._declined = self._read_declined()
 
-    def inventory(self) -> dict[str, int]:
-        """Name and size in bytes of every packet held, in the order of their arrival."""
-        return dict(self._sizes)
+    def inventory(self) -> Mapping[str, int]:
+        """Name and size in bytes of every packet held, in the order of their arrival; the same map until it changes."""
+        with self._changing:
+            if self._inventory is None:
+                self._inventory = dict(self._sizes)
+            return self._inventory
 
     def read(self, name: str) -> bytes:
         """Raises KeyError when the packet is not held."""
@@ -267,10 +273,13 @@ class PacketStore:
 
     def put(self, name: str, data: bytes) -> None:
         write_atomic(self._folder / name, data)
-        self._sizes[name] = len(data)
+        with self._changing:
+            self._sizes[name], self._inventory = len(data), None
 
     def drop(self, name: str) -> None:
-        self._sizes.pop(name, None)
+        with self._changing:
+            if self._sizes.pop(name, None) is not None:
+                self._inventory = None
         (self._folder / name).unlink(missing_ok=True)
 
     def declines(self, name: str) -> bool:

@@ -25,7 +25,7 @@ class Network:
         self.answers = asyncio.Event()
         self._peer = Peer("ben-id", "ben", frozenset({"node"}), PeerState.LIVE, (), 0.01, 0.0, advert, True)
 
-    def peers(self) -> list[Peer]:
+    def live(self) -> list[Peer]:
         return [self._peer]
 
     async def request(self, peer_id: str, kind: str, body: dict[str, Any], timeout_s: float) -> dict[str, Any]:
