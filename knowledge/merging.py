@@ -13,7 +13,7 @@ from .space import Space, class_key
 
 def unknown(packet: SamplePacket | LogitPacket, space: Space) -> tuple[str, ...]:
     """The names of classes that a packet brings samples of and ``space`` does not have."""
-    if isinstance(packet, LogitPacket):
+    if isinstance(packet, LogitPacket) or packet.added == space.added_classes:
         return ()
     known = {class_key(name) for name in space.classes}
     return tuple(name for name in introduced(packet.labels, packet.added, space) if class_key(name) not in known)

@@ -9,7 +9,7 @@ does not know yet are shown once it has grown.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from ..errors import DecodeError, NotAMember, Replayed, SecurityError, StateError
@@ -47,6 +47,17 @@ class SampleEntry(Entry):
     packet: SamplePacket
 
 
+@dataclass(frozen=True)
+class _Shown:
+    """The entries as they were shown at one version of the library, by name; see `Library`."""
+
+    version: int
+    samples: Mapping[str, Entry]
+    answers: Mapping[str, Entry]
+    of_others: tuple[Entry, ...]
+    unknown_classes: tuple[str, ...]
+
+
 class Library:
     """The packets of one node. `admit` may run on other threads than those that look.
 
@@ -60,7 +71,10 @@ class Library:
         self._store = store
         self.weight_of: Callable[[str], float] = lambda _author: UNJUDGED
         self._entries: dict[str, Entry] = {}
-        self._shown: dict[str, Entry] = {}
+        self._newest_of: dict[tuple[str, type], str] = {}
+        self._aligned: dict[str, Entry] = {}
+        self._version = 0
+        self._shown = _Shown(-1, {}, {}, (), ())
         self._by_number: dict[tuple[str, int], str] = {}
         self._newest: dict[str, int] = {}
         self._admitting = threading.Lock()
@@ -74,8 +88,7 @@ class Library:
         self._credentials = credentials
         for entry in list(self._entries.values()):
             if credentials.authority.revoked_at(entry.author) is not None:
-                del self._entries[entry.name]
-                self._shown.pop(entry.name, None)
+                self._remove(entry.name)
                 self._store.drop(entry.name)
 
     def is_revoked(self, author: str) -> bool:
@@ -83,13 +96,12 @@ class Library:
 
     def grow(self, space: Space) -> None:
         """Show entries in a space that has classes behind those known so far."""
-        self._space, self._shown = space, {}
+        self._space, self._aligned = space, {}
+        self._version += 1
 
     def unknown_classes(self) -> list[str]:
         """Names of classes of which somebody sent samples and that the space lacks, oldest packet first."""
-        entries = sorted(self._entries.values(), key=lambda e: (e.created_at, e.name))
-        names = [name for entry in entries for name in unknown(entry.packet, self._space)]
-        return list(dict.fromkeys(names))
+        return list(self._look().unknown_classes)
 
     def load(self, now: float) -> list[str]:
         """Open what is on disk. Damaged files are removed; what cannot be opened now (a clock that is behind, an
@@ -130,18 +142,17 @@ class Library:
                 self._evict()
         return entry
 
-    def samples(self) -> dict[str, Entry]:
+    def samples(self) -> Mapping[str, Entry]:
         """Name -> entry: the newest sample packet of each author."""
-        return {entry.name: entry for entry in self._of_kind(SamplePacket)}
+        return self._look().samples
 
-    def answers(self) -> dict[str, Entry]:
+    def answers(self) -> Mapping[str, Entry]:
         """Name -> entry: the newest logits of each author, in the order of their making."""
-        return {e.name: e for e in sorted(self._of_kind(LogitPacket), key=lambda e: (e.created_at, e.name))}
+        return self._look().answers
 
     def of_others(self) -> list[Entry]:
         """Others' newest samples, then their newest answers in the order of their making."""
-        known = [*self.samples().values(), *self.answers().values()]
-        return [entry for entry in known if entry.author != self._credentials.peer_id]
+        return list(self._look().of_others)
 
     def own_samples(self) -> Entry | None:
         """This node's newest sample packet."""
@@ -154,19 +165,33 @@ class Library:
     def get(self, name: str) -> Entry | None:
         return self._entries.get(name)
 
-    def _of_kind(self, kind: type) -> list[Entry]:
-        entries = [entry for entry in list(self._entries.values()) if isinstance(entry.packet, kind)]
-        return [self._in_own_numbers(entry) for entry in entries if not unknown(entry.packet, self._space)]
+    def _look(self) -> _Shown:
+        """Everybody looks often, and seldom is there news."""
+        # taken before the entries are: what comes during the look is seen by the next one
+        version = self._version
+        if self._shown.version != version:
+            entries = list(self._entries.values())
+            in_order = sorted(entries, key=lambda e: (e.created_at, e.name))
+            introduced = [name for entry in in_order for name in unknown(entry.packet, self._space)]
+            samples = {e.name: e for e in self._of_kind(SamplePacket, entries)}
+            answers = {e.name: e for e in self._of_kind(LogitPacket, in_order)}
+            me, known = self._credentials.peer_id, [*samples.values(), *answers.values()]
+            of_others = tuple(entry for entry in known if entry.author != me)
+            self._shown = _Shown(version, samples, answers, of_others, tuple(dict.fromkeys(introduced)))
+        return self._shown
+
+    def _of_kind(self, kind: type, entries: Iterable[Entry]) -> list[Entry]:
+        chosen = [entry for entry in entries if isinstance(entry.packet, kind)]
+        return [self._in_own_numbers(entry) for entry in chosen if not unknown(entry.packet, self._space)]
 
     def _in_own_numbers(self, entry: Entry) -> Entry:
-        shown = self._shown.get(entry.name)
-        if shown is None:
-            shown = self._shown[entry.name] = replace(entry, packet=aligned(entry.packet, self._space))
-        return shown
+        known = self._aligned.get(entry.name)
+        if known is None:
+            known = self._aligned[entry.name] = replace(entry, packet=aligned(entry.packet, self._space))
+        return known
 
     def _of(self, author: str, kind: type) -> Entry | None:
-        entries = list(self._entries.values())
-        return next((e for e in entries if isinstance(e.packet, kind) and e.author == author), None)
+        return self._entries.get(self._newest_of.get((author, kind), ""))
 
     def _open(self, name: str, data: bytes, now: float) -> Entry:
         if name_of(data) != name:
@@ -188,19 +213,28 @@ class Library:
             self._store.give_up(entry.name)
             return
         self._entries[entry.name] = entry
+        self._newest_of[entry.author, type(entry.packet)] = entry.name
+        self._version += 1
         if known is not None and known.name != entry.name:
             self._forget(known.name)
 
     def _evict(self) -> list[str]:
-        names = to_evict([self._held(*item) for item in self._store.inventory().items()], self._store.quota_bytes)
+        inventory, quota_bytes = self._store.inventory(), self._store.quota_bytes
+        if sum(inventory.values()) <= quota_bytes:
+            return []
+        names = to_evict([self._held(*item) for item in inventory.items()], quota_bytes)
         for name in names:
             self._forget(name)
         return names
 
     def _forget(self, name: str) -> None:
-        self._entries.pop(name, None)
-        self._shown.pop(name, None)
+        self._remove(name)
         self._store.give_up(name)
+
+    def _remove(self, name: str) -> None:
+        self._entries.pop(name, None)
+        self._aligned.pop(name, None)
+        self._version += 1
 
     def _held(self, name: str, size_bytes: int) -> Held:
         entry = self._entries.get(name)
