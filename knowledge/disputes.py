@@ -32,30 +32,30 @@ def fewest_liars(
     if count == 0:
         return np.zeros(0, bool), np.zeros(0, bool)
     between = KINSHIP * support - GRAVITY * conflict
-    worth = np.empty(count)
-    sets = np.empty((count, count), bool)
-    for forced in range(count):
-        sets[forced] = _grown(forced, between, prior)
-        worth[forced] = _worth(sets[forced], between, prior)
+    sets, fits = _grown(between, prior)
+    worth = (sets * (prior + fits)).sum(axis=1) / 2
     best = int(worth.argmax())
     believed = sets[best] if worth[best] > 0 else np.zeros(count, bool)
     doubtful = ~believed & (prior > 0) & (worth > worth[best] - DOUBT)
     return believed, doubtful
 
 
-def _grown(forced: int, between: NDArray[np.float64], prior: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """A good set that holds one author: whoever fits best is taken in, then others change sides while that helps."""
-    chosen = np.zeros(len(prior), bool)
-    chosen[forced] = True
+def _grown(between: NDArray[np.float64], prior: NDArray[np.float64]) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """For each author a good set that holds it: whoever fits best is taken in, then others change sides while that
+    helps. Row by row the set, bool (a, a), and what each author would be worth to it, float64 (a, a)."""
+    everybody = np.arange(len(prior))
+    sets = np.eye(len(prior), dtype=bool)
+    fits = prior + between
+    growing = everybody
     for _ in range(4 * len(prior)):
-        gain = np.where(chosen, -1.0, 1.0) * (prior + between @ chosen)
-        gain[forced] = -np.inf
-        best = int(gain.argmax())
-        if gain[best] <= 1e-9:
+        gain = np.where(sets[growing], -fits[growing], fits[growing])
+        gain[np.arange(len(growing)), growing] = -np.inf
+        best = gain.argmax(axis=1)
+        helps = gain[np.arange(len(growing)), best] > 1e-9
+        growing, best = growing[helps], best[helps]
+        if not len(growing):
             break
-        chosen[best] = ~chosen[best]
-    return chosen
-
-
-def _worth(chosen: NDArray[np.bool_], between: NDArray[np.float64], prior: NDArray[np.float64]) -> float:
-    return float(prior[chosen].sum() + between[np.ix_(chosen, chosen)].sum() / 2)
+        joins = ~sets[growing, best]
+        sets[growing, best] = joins
+        fits[growing] += np.where(joins, 1.0, -1.0)[:, None] * between[best]
+    return sets, fits

@@ -40,8 +40,9 @@ def measured(skills: Skills, known: Sequence[tuple[Images, Labels]], space: Spac
     for their class, times how well it knows that class.
     """
     classes = space.num_classes
-    said = [logits(skills.classifier, images, space).argmax(axis=1) for images, _ in known]
-    answers = np.concatenate([np.zeros(0, np.int64), *said])
+    # all at once: most packets are too small to fill a batch
+    shown = np.concatenate([np.zeros((0, *space.shape), np.uint8), *(images for images, _ in known)])
+    answers = logits(skills.classifier, shown, space).argmax(axis=1)
     truth = np.concatenate([np.zeros(0, np.int64), *(labels for _, labels in known)])
     right = np.bincount(truth[answers == truth], minlength=classes)
     classify = right / (np.bincount(truth, minlength=classes) + UNPROVED)

@@ -9,6 +9,7 @@ speed of the machine and the CPU seconds of each node are its own.
 from __future__ import annotations
 
 import asyncio
+import random
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -43,9 +44,12 @@ WrapLearner = Callable[[int, Learner], Learner]
 PATIENCE_S = 86_000.0
 POLL_S = 0.05
 CALM_S = 3.0
+MEETING_S = 120.0
+ACQUAINTANCES = 3
+"""So many members a newcomer is told of."""
 WIRES = MeshSettings(
     # a busy process is not a silent peer
-    heartbeat=HeartbeatSettings(interval_s=20.0, first_redial_s=0.1),
+    heartbeat=HeartbeatSettings(interval_s=60.0, first_redial_s=0.1),
     # a study is about knowledge: everybody meets everybody
     overlay=OverlaySettings(target=127, most=127),
     tick_s=0.05,
@@ -123,12 +127,12 @@ class InProcessMesh:
     async def __aenter__(self) -> InProcessMesh:
         """Every node is built and has the neighbours that it wants; nobody learns before that."""
         await self._cleanup.__aenter__()
+        self._cleanup.push_async_callback(self._close)
         try:
             credentials = found_members(self.space, [(m.name, m.private is None) for m in self._members])
-            founder = f"/memory/{self._members[0].name}/p2p/{credentials[0].peer_id}"
             for place, member in enumerate(self._members):
-                await self._move_in(place, member, credentials[place], [founder] if place else [])
-            await self._until(self._met, 120)
+                await self._move_in(place, member, credentials[place])
+            await self._meet()
             for resident in self.residents:
                 resident.running = asyncio.create_task(resident.node.run(), name=resident.member.name)
             self._cleanup.callback(self._compute.close)
@@ -169,7 +173,7 @@ class InProcessMesh:
         """
         return tuple(resident.measure(test) for resident in self.residents)
 
-    async def _move_in(self, place: int, member: Member, credentials: Credentials, bootstrap: list[str]) -> None:
+    async def _move_in(self, place: int, member: Member, credentials: Credentials) -> None:
         home = self._folder / member.name
         home.mkdir(mode=0o700, parents=True)
         data = home / "data.npz"
@@ -182,17 +186,16 @@ class InProcessMesh:
         node, _ = await asyncio.to_thread(
             build_node, home, settings, credentials, lane=lane, wrap_learner=lambda learner: self._wrap(place, learner)
         )
-        self._cleanup.push_async_callback(node.close)
-        await node.restore()
         wires = self._wires if member.private is not None else _of_anchor(self._wires)
         mesh = CountedMesh(node, self._network, wires)
         tasks = TaskService(node)
+        # one of those that came first would soon know and be known to all
+        known = random.Random(place).sample(self.residents, min(place, ACQUAINTANCES))
+        self.residents.append(Resident(member, node, mesh, lane, tasks))
+        await node.restore()
         tasks.serve_members(mesh)
         node.neighbourhood.attach(mesh)
-        await mesh.start(bootstrap)
-        self._cleanup.push_async_callback(mesh.stop)
-        self._cleanup.push_async_callback(tasks.close)
-        self.residents.append(Resident(member, node, mesh, lane, tasks))
+        await mesh.start(address for resident in known for address in resident.mesh.addresses())
 
     async def _end_all(self) -> None:
         running = [resident.running for resident in self.residents if resident.running is not None]
@@ -202,9 +205,22 @@ class InProcessMesh:
             if isinstance(outcome, Exception) and not isinstance(outcome, MeshloreError):
                 raise outcome
 
-    def _met(self) -> bool:
-        wanted = min(self._wires.overlay.target, len(self.nodes) - 1)
-        return all(len(node.neighbourhood.live()) >= wanted for node in self.nodes)
+    async def _close(self) -> None:
+        """All leave at once: who is left behind would look for new neighbours."""
+        await asyncio.gather(*(resident.tasks.close() for resident in self.residents))
+        await asyncio.gather(*(resident.mesh.stop() for resident in self.residents))
+        await asyncio.gather(*(resident.node.close() for resident in self.residents))
+
+    async def _meet(self) -> None:
+        """Until everybody has had the neighbours that it wants; later some part, and meet others."""
+        wanted, lonely = min(self._wires.overlay.target, len(self.nodes) - 1), self.nodes
+
+        def met() -> bool:
+            nonlocal lonely
+            lonely = [node for node in lonely if len(node.neighbourhood.live()) < wanted]
+            return not lonely
+
+        await self._until(met, MEETING_S)
 
     def _spread(self) -> bool:
         """Everybody has heard of the newest packet of everybody."""
@@ -261,9 +277,10 @@ def run_in_process(
 
 def sparse_wires(nodes: int, neighbours: int) -> MeshSettings:
     """As many neighbours as a daemon has, for studies of how a mesh grows."""
-    overlay = OverlaySettings(target=neighbours, most=2 * neighbours)
+    overlay = OverlaySettings(target=neighbours, most=2 * neighbours, shuffle_s=300.0)
     # everybody ticks in this one process
-    return replace(WIRES, overlay=overlay, tick_s=max(WIRES.tick_s, nodes / 200))
+    tick_s = max(WIRES.tick_s, nodes / 200)
+    return replace(WIRES, overlay=overlay, tick_s=tick_s, peer_exchange_s=300.0, sync_s=300.0, save_addresses_s=300.0)
 
 
 def _of_anchor(wires: MeshSettings) -> MeshSettings:

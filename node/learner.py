@@ -97,6 +97,7 @@ class Learner:
         self.generators = kind if executor is IN_PROCESS else Elsewhere(kind, executor)
         self._train: Dataset | None = None
         self.held_out: Dataset | None = None
+        self._weighed: tuple[tuple[str, ...], dict[str, Verdict]] = (), {}
         if private is not None:
             self._train, self.held_out = hold_out(private, seed=seed)
 
@@ -128,7 +129,7 @@ class Learner:
 
     def grow(self, space: Space) -> None:
         """Go on in a space that has classes behind those known so far. Never while something is being learned."""
-        self.space = space
+        self.space, self._weighed = space, ((), {})
         self.private, self._train, self.held_out = (
             None if part is None else Dataset(space, part.images, part.labels)
             for part in (self.private, self._train, self.held_out)
@@ -166,6 +167,7 @@ class Learner:
 
     def add_private(self, more: Dataset) -> None:
         """Take labelled samples into the private data that is learned from; the hold-out stays what it was."""
+        self._weighed = (), {}
         self.private = more if self.private is None else concatenate([self.private, more])
         self._train = more if self._train is None else concatenate([self._train, more])
 
@@ -201,10 +203,13 @@ class Learner:
         """Judge every author of foreign packets; ``standing`` scales what was found today by the past."""
         packets = {e.name: (e.author, e.packet) for e in foreign if isinstance(e.packet, SamplePacket)}
         answers = [(e.author, e.packet) for e in foreign if isinstance(e.packet, LogitPacket)]
-        verdicts = weigh(self._train, packets, answers, self.space, seed=self.seed)
+        names = tuple(entry.name for entry in foreign)
+        if names != self._weighed[0]:
+            # a generator learns from what was distilled just before
+            self._weighed = names, weigh(self._train, packets, answers, self.space, seed=self.seed)
         return {
             author: replace(verdict, weight=verdict.weight * standing.get(author, 1.0))
-            for author, verdict in verdicts.items()
+            for author, verdict in self._weighed[1].items()
         }
 
     def judge(self, foreign: Sequence[Entry], standing: Mapping[str, float]) -> dict[str, Verdict]:

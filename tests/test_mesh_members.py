@@ -200,3 +200,16 @@ def test_a_problem_lasts_until_the_peer_is_connected_or_says_anew_where_it_is(ta
     assert seen() is None
     table.dial_failed("ann", 0, refused=False, problem=problem)
     assert seen() is None, "connected meanwhile by the other side"
+
+
+def test_who_lives_is_connected_and_not_silent(table: MemberTable) -> None:
+    for name in ("cid", "ann", "ben", "dan"):
+        table.connected(name, name, NODE, now=0)
+    table.learn("eve", ["/e"], now=0)
+    table.disconnected("ben", now=1)
+    table.parted("dan", now=1)
+    assert [peer.peer_id for peer in table.live(1)] == ["ann", "cid"]
+    table.heard("cid", 4)
+    table.tick(5)
+    assert [peer.peer_id for peer in table.live(5)] == ["cid"]
+    assert table.peer_ids() == {"ann", "ben", "cid", "dan", "eve"}

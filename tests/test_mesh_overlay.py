@@ -112,3 +112,14 @@ def test_who_brought_something_is_useful_and_less_so_as_time_passes() -> None:
     for number in range(5000):
         usefulness.brought(f"member{number}", 1)
     assert usefulness.of("ann", 1) == 0
+
+
+@given(st.integers(0, 20), st.integers(0, 20), st.floats(0, 100, allow_nan=False), st.integers(0, 2**16), st.booleans())
+def test_who_may_not_dial_or_part_would_choose_nobody(
+    neighbours: int, dialling: int, now: float, seed: int, known: bool
+) -> None:
+    chooser = overlay(seed)
+    may_dial, may_part = chooser.may_dial(neighbours, dialling, now), chooser.may_part(neighbours, now)
+    chosen = chooser.dials(MEMBERS if known else [], neighbours, dialling, worth_of, now)
+    assert bool(chosen) == (may_dial and known)
+    assert may_part or not chooser.partings(links(neighbours), now)

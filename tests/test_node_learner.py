@@ -42,3 +42,16 @@ def test_what_is_worse_at_home_is_tried_once_more_with_more_private_data(monkeyp
     assert batches == [32, 32 * MORE_PRIVATE][:tries]
     assert outcome.kept is taught
     assert (outcome.classifier is before) is not taught
+
+
+def test_the_same_packets_are_weighed_once_until_the_private_data_change(monkeypatch, lesson):
+    weighings, weigh = [], subject.weigh
+    monkeypatch.setattr(subject, "weigh", lambda *arguments, **more: weighings.append(1) or weigh(*arguments, **more))
+    node = Learner(SPACE, "node", "", digits("01"), QUICK, 0)
+    first = node.weigh([lesson], {})
+    assert node.weigh([lesson], {"ben": 0.5})["ben"].weight == first["ben"].weight / 2
+    assert len(weighings) == 1
+    node.add_private(digits("1"))
+    node.weigh([lesson], {})
+    node.weigh([replace(lesson, name="2" * 64)], {})
+    assert len(weighings) == 3

@@ -250,3 +250,16 @@ def test_a_journal_of_an_older_version_is_taken_up(tmp_path):
     path.parent.mkdir()
     path.write_bytes(pack({"sequence": 7}))
     assert StateStore(tmp_path).journal == Journal(sequence=7)
+
+
+def test_the_inventory_is_one_map_until_it_changes(tmp_path):
+    packets = PacketStore(tmp_path)
+    empty = packets.inventory()
+    assert packets.inventory() is empty
+    packets.put("a" * 64, b"packet")
+    held = packets.inventory()
+    assert (dict(empty), dict(held)) == ({}, {"a" * 64: 6})
+    packets.drop("b" * 64)
+    assert packets.inventory() is held
+    packets.give_up("a" * 64)
+    assert dict(packets.inventory()) == {}
