@@ -31,6 +31,7 @@ Answers = Iterable[tuple[str, LogitPacket]]
 """(author, packet), oldest first: later logits of an author replace its earlier ones."""
 
 ANSWERS_FIT = 0.35, 0.6  # shares of answers that are the label, for weight 0 and for 1: an honest beginner errs
+BENEFIT_OF_DOUBT = 4.0  # answers that count as right beforehand: a few wrong ones are a beginner's
 STANDS = 0.25, 0.45  # shares of an author's samples that stand, for weight 0 and for 1
 ROUGHEST = 0.8  # 1 where neighbouring pixels have nothing in common; digits .5, photographs below
 DECIDED = 0.5  # witnesses' worth of testimony that settles a class
@@ -69,13 +70,13 @@ def weigh(
     if authors:
         known = [*authors.values(), *([home] if home is not None else [])]
         verdicts |= _judge(testify(authors, home, reach(known)), marked(private, plausible, space))
-    for author, agreement in _answered(packets, answers, verdicts, space).items():
-        factor = _ramp(agreement, *ANSWERS_FIT)
+    for author, (right, total) in _answered(packets, answers, verdicts, space).items():
+        factor = _ramp((right + BENEFIT_OF_DOUBT) / (total + BENEFIT_OF_DOUBT), *ANSWERS_FIT)
         known_verdict = verdicts.get(author, Verdict(1.0, "answers only"))
         if factor < 1 and factor < known_verdict.weight:
             verdicts[author] = Verdict(
                 factor * known_verdict.weight,
-                f"its answers fit the labels for only {agreement:.0%} of the samples",
+                f"its answers fit the labels for only {right / total:.0%} of the samples",
                 known_verdict.refuted,
             )
         else:
@@ -169,13 +170,13 @@ def _verdict(cells: Cells, place: int, trusted: NDArray[np.bool_], doubtful: boo
 
 def _answered(
     packets: Packets, answers: list[tuple[str, LogitPacket]], verdicts: Mapping[str, Verdict], space: Space
-) -> dict[str, float]:
-    """For each author with logits: the share of samples where its answer is the label.
+) -> dict[str, tuple[float, int]]:
+    """For each author with logits: of how many samples its answer is the label, and how many it answered.
 
     Answers are held against its own packets and those of believed authors.
     """
     right: dict[str, float] = {}
-    total: dict[str, float] = {}
+    total: dict[str, int] = {}
     own = [(author, name, packet.logits) for name, (author, packet) in packets.items() if packet.logits is not None]
     later = [
         (author, name, said)
@@ -191,8 +192,8 @@ def _answered(
         if owner != author and (owner not in verdicts or verdicts[owner].weight <= 0.5):
             continue
         right[author] = right.get(author, 0.0) + float((said.argmax(axis=1) == packet.labels).sum())
-        total[author] = total.get(author, 0.0) + len(packet.labels)
-    return {author: right[author] / total[author] for author in total if total[author]}
+        total[author] = total.get(author, 0) + len(packet.labels)
+    return {author: (right[author], total[author]) for author in total if total[author]}
 
 
 def _ramp(share: float, nothing: float, everything: float) -> float:

@@ -144,6 +144,19 @@ def test_later_answers_are_held_against_believed_samples() -> None:
     assert turned["1"].weight == 0.0
 
 
+@pytest.mark.parametrize(("shown", "least", "most"), [(4, 0.5, 0.9), (40, 0.0, 0.0)])
+def test_few_wrong_answers_are_a_beginners_and_many_are_a_liars(shown: int, least: float, most: float) -> None:
+    digits = load("digits").dataset
+    sevens = digits.images[digits.labels == 7][:shown]
+    wrong = np.eye(10, dtype=np.float16)[np.full(shown, 3)]
+    packet = SamplePacket(
+        digits.space.id, "condensed", sevens, np.full(shown, 7), wrong, np.bincount([7], minlength=10)
+    )
+    verdict = weigh(None, {name(1): ("ben", packet)}, [], digits.space, seed=0)["ben"]
+    assert least <= verdict.weight <= most
+    assert "only 0%" in verdict.reason
+
+
 def test_nobody_to_weigh_gives_no_verdicts() -> None:
     parts, _ = mesh(5, 0.5, 1)
     assert weigh(parts[0], {}, [], parts[0].space, seed=0) == {}
