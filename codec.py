@@ -18,6 +18,7 @@ from .errors import DecodeError
 
 MAX_DEPTH = 16
 MAX_CONTAINERS = 65_536
+_PLAIN = frozenset({str, bytes, int, bool, type(None)})
 ARRAY_DTYPES = ("uint8", "float16", "float32", "int64")
 
 
@@ -120,6 +121,8 @@ def expect_map(value: Any, fields: Mapping[str, type | tuple[type, ...]]) -> dic
 def _canonical(value: Any, depth: int = 0) -> Any:
     if depth > MAX_DEPTH:
         raise ValueError("nested too deeply")
+    if type(value) in _PLAIN:  # most values by far
+        return value
     if isinstance(value, dict):
         if not all(type(key) is str for key in value):
             raise TypeError("map keys are strings")
@@ -128,7 +131,7 @@ def _canonical(value: Any, depth: int = 0) -> Any:
         return [_canonical(item, depth + 1) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError("NaN and infinity are not sent")
-    if value is None or type(value) in (bool, int, float, str, bytes):
+    if type(value) is float:
         return value
     raise TypeError(f"{type(value).__name__} is not sent")
 

@@ -13,6 +13,7 @@ from ..security.invites import host_of
 from ..security.membership import Certificate
 from . import messages
 from .addresses import AddressBook
+from .conduct import Standing
 from .dialling import Dialler
 from .directory import Directory
 from .introductions import Introductions
@@ -172,8 +173,9 @@ class Acquaintance:
         self._choose_neighbours(now)
         for peer_id in self._table.due_beats(now):
             self._tasks.once("beat", peer_id, self._beat, peer_id)
+        time_s, standings = time.time(), self._transport.guard.not_good()
         for peer_id, link in self._links.items():
-            if time.time() > link.expires_at or self._transport.guard.is_dropped(peer_id):
+            if time_s > link.expires_at or standings.get(peer_id) is Standing.DROPPED:
                 # a renewed certificate is shown on the next connection
                 self._tasks.once("hang up", peer_id, self._transport.disconnect, peer_id)
             elif not link.greeted and now >= link.greet_due:

@@ -49,10 +49,6 @@ class Guard:
                 "the member sent too much that is not valid or allowed", f"come back in {wait_s:.0f} s", "misbehaved"
             )
 
-    def is_dropped(self, peer_id: str) -> bool:
-        with self._lock:
-            return self._conduct.standing(peer_id, time.time()) is Standing.DROPPED
-
     def cost(self, peer_id: str) -> float:
         """What one unit costs this member of its budgets: 1, and more when it is slowed."""
         with self._lock:

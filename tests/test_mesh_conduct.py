@@ -102,7 +102,7 @@ def test_conduct_is_kept_across_restarts(tmp_path: Path) -> None:
         guard.refuse("request", DecodeError("nonsense"), EVE)
     guard.save()
     again = Guard(tmp_path / "conduct.bin")
-    assert again.is_dropped(EVE)
+    assert again.not_good()[EVE] is Standing.DROPPED
     with pytest.raises(Misbehaved, match="come back in"):
         again.check(EVE)
     assert again.cost(EVE) > again.cost("another")
