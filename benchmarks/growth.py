@@ -25,7 +25,7 @@ SETTINGS = {
     "distil_steps": 60,
     "generator_steps": 5,
 }
-TIMEOUT_S = 7200
+TIMEOUT_S = 14_400
 
 
 @dataclass(frozen=True)

@@ -279,8 +279,16 @@ def sparse_wires(nodes: int, neighbours: int) -> MeshSettings:
     """As many neighbours as a daemon has, for studies of how a mesh grows."""
     overlay = OverlaySettings(target=neighbours, most=2 * neighbours, shuffle_s=300.0)
     # everybody ticks in this one process
-    tick_s = max(WIRES.tick_s, nodes / 200)
-    return replace(WIRES, overlay=overlay, tick_s=tick_s, peer_exchange_s=300.0, sync_s=300.0, save_addresses_s=300.0)
+    return replace(
+        WIRES,
+        overlay=overlay,
+        tick_s=max(WIRES.tick_s, nodes / 200),
+        # what comes meanwhile is announced together
+        relay_delay_s=max(WIRES.relay_delay_s, nodes / 50),
+        peer_exchange_s=300.0,
+        sync_s=300.0,
+        save_addresses_s=300.0,
+    )
 
 
 def _of_anchor(wires: MeshSettings) -> MeshSettings:
