@@ -28,8 +28,8 @@ class BlobStore(Protocol):
     """Where blobs live; the node wing's packet store. Called on the asyncio loop, but for ``read``."""
 
     def inventory(self) -> Mapping[str, int]:
-        """Name (SHA-256, hex) to size in bytes of all that is there. Called often: keep it in memory, and return the
-        same map as long as it is true, another one from then on."""
+        """Name (SHA-256, hex) to size in bytes of all that is there. Called often: keep it in memory. What was
+        returned never changes; as long as it is true, it is best returned again."""
 
     def declines(self, name: str) -> bool:
         """This one is not here and shall not come: it was given up, or something newer replaced it."""

@@ -44,7 +44,7 @@ WrapLearner = Callable[[int, Learner], Learner]
 PATIENCE_S = 86_000.0
 POLL_S = 0.05
 CALM_S = 3.0
-MEETING_S = 120.0
+MEETING_S = 600.0
 ACQUAINTANCES = 3
 """So many members a newcomer is told of."""
 WIRES = MeshSettings(
