@@ -59,6 +59,11 @@ class DistilSettings:
             views=None,
         )
 
+    def once_answered(self) -> DistilSettings:
+        """For lessons that many have answered: longer, and almost without private images. What those can tell, the
+        student's own answers say already; they only draw it to the classes at home."""
+        return replace(self, steps=2 * self.steps, private_batch=self.private_batch // 8)
+
 
 def distil(
     model: nn.Module,

@@ -20,6 +20,7 @@ from .trust import FEWEST, Answers, Packets, Verdict
 MOST = 64  # samples of one author and class that count
 MOST_CLAIMED = 4  # times the usual claim; an honest specialist hardly exceeds it, a liar gains little
 HEEDED = 0.5  # share of a class's samples for which a teacher must say the label
+HEARSAY = 0.25  # what a teacher's word counts for a class that it knows from others' samples alone
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,13 @@ class Said:
         first: the place of the view's first sample among the lessons.
         logits: float16 (n_i, k).
         shares: float32 (n_i,): how much this teacher counts; those of a sample sum to 1, or to 0.
+        competence: float32 (k,): how much its word for or against each class counts.
     """
 
     first: int
     logits: NDArray[np.float16]
     shares: Tensor
+    competence: Tensor
 
 
 @dataclass(frozen=True)
@@ -59,12 +62,18 @@ class Lessons:
         return len(self.labels)
 
     def targets(self, temperature: float) -> Tensor:
-        """The teachers' mean softened probabilities, float32 (n, k); zero rows where nobody answered."""
-        mean = torch.zeros(len(self), self.classes)
+        """What the teachers say together: softened probabilities, float32 (n, k); zero rows where nobody answered.
+
+        The probability of a class is the mean over the teachers, each by its competence for that class.
+        """
+        said_so, heard = torch.zeros(len(self), self.classes), torch.zeros(len(self), self.classes)
         for said in self.said:
             softened = torch.softmax(torch.from_numpy(said.logits.astype(np.float32)) / temperature, dim=-1)
-            mean[said.first : said.first + len(softened)] += softened * said.shares[:, None]
-        return mean
+            block, counts = slice(said.first, said.first + len(softened)), said.shares[:, None] * said.competence
+            said_so[block] += softened * counts
+            heard[block] += counts
+        mean = said_so / heard.clamp(min=1e-6)
+        return mean / mean.sum(dim=1, keepdim=True).clamp(min=1e-6)
 
     def about(self, classes: Collection[int] | None) -> Lessons:
         """The lessons in which only these classes count; None: all."""
@@ -83,9 +92,9 @@ def assemble(packets: Packets, answers: Answers, verdicts: Mapping[str, Verdict]
 
     Where teachers answered about views of its samples, the views are lessons too, and share the samples' weight.
 
-    Who answered for a sample counts by the real images of its class that it learned from. An author that
-    published no counts (the anchor) counts as much as all others together. A teacher that contradicts
-    most labels of a class is not heard about that class.
+    Who answered for a sample counts by the real images of its class that it learned from, and its word for each
+    other class by those of that class. An author that published no counts (the anchor) counts as much as all others
+    together. A teacher that contradicts most labels of a class is not heard about that class.
     """
     trusted = {
         name: (author, packet)
@@ -104,7 +113,8 @@ def assemble(packets: Packets, answers: Answers, verdicts: Mapping[str, Verdict]
     if not trusted:
         nothing = torch.zeros(0)
         return Lessons(torch.zeros(0, *space.shape), nothing.long(), nothing, space.num_classes, ())
-    counts, heeded = _counts(trusted, space), _heeded(trusted, newest, verdicts, space)
+    counts, usual = _counts(trusted, space)
+    heeded = _heeded(trusted, newest, verdicts, space)
     said: list[Said] = []
     images: list[Tensor] = []
     labels: list[Labels] = []
@@ -116,7 +126,7 @@ def assemble(packets: Packets, answers: Answers, verdicts: Mapping[str, Verdict]
         for view in range(seen):
             block = slice(view * n, (view + 1) * n)
             heard = {who: answers[block] for who, answers in newest[name].items() if len(answers) >= block.stop}
-            said += _said(sum(len(part) for part in labels), packet.labels, heard, counts, heeded, verdicts)
+            said += _said(sum(len(part) for part in labels), packet.labels, heard, counts, usual, heeded, verdicts)
             images.append(nth_view(shown, view))
             labels.append(packet.labels)
             weights.append(_weights(packet, verdicts[author], space) / np.float32(seen))
@@ -141,8 +151,9 @@ def _weights(packet: SamplePacket, verdict: Verdict, space: Space) -> NDArray[np
     return weights.astype(np.float32)
 
 
-def _counts(trusted: Packets, space: Space) -> dict[str, Tensor]:
-    """Real images behind each author's knowledge, float32 (k,): the most that one packet of its claims.
+def _counts(trusted: Packets, space: Space) -> tuple[dict[str, Tensor], Tensor]:
+    """Real images behind each author's knowledge, float32 (k,): the most that one packet of its claims; and the
+    usual number, float32 (k,).
 
     Nobody can check a claim, so that none counts for more than ``MOST_CLAIMED`` times the (lower) median of
     those who claim the class.
@@ -154,7 +165,7 @@ def _counts(trusted: Packets, space: Space) -> dict[str, Tensor]:
         counts[author] = torch.maximum(known, claimed)
     claims = torch.stack(list(counts.values()))
     usual = torch.where(claims > 0, claims, torch.nan).nanmedian(dim=0).values.nan_to_num(0.0)
-    return {author: torch.minimum(count, MOST_CLAIMED * usual) for author, count in counts.items()}
+    return {author: torch.minimum(count, MOST_CLAIMED * usual) for author, count in counts.items()}, usual
 
 
 def _heeded(
@@ -190,17 +201,22 @@ def _said(
     labels: Labels,
     logits: Mapping[str, NDArray[np.float16]],
     counts: Mapping[str, Tensor],
+    usual: Tensor,
     heeded: Mapping[str, Tensor],
     verdicts: Mapping[str, Verdict],
 ) -> list[Said]:
-    """What was answered about one packet, with shares that sum to 1 over its teachers."""
+    """What was answered about one packet, with shares that sum to 1 over its teachers.
+
+    Competence ends at the usual number of images, so that nobody gains by claiming more.
+    """
     of = torch.from_numpy(labels.astype(np.int64))
     everybody = torch.stack(list(counts.values())).sum(dim=0)
-    shares = {}
+    shares, competence = {}, {}
     for teacher in sorted(logits):
         learned = counts.get(teacher)
         if learned is None or not bool(learned.any()):
             learned = everybody
         shares[teacher] = learned[of].clamp(min=1) * verdicts[teacher].weight * heeded[teacher][of]
+        competence[teacher] = HEARSAY + torch.minimum(learned, usual) / usual.clamp(min=1)
     total = sum(shares.values(), torch.zeros(len(of))).clamp(min=1e-6)
-    return [Said(first, logits[teacher], share / total) for teacher, share in shares.items()]
+    return [Said(first, logits[teacher], share / total, competence[teacher]) for teacher, share in shares.items()]

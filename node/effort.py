@@ -7,6 +7,7 @@ from dataclasses import replace
 from ..knowledge.condense import CondenseSettings
 from ..knowledge.copies import Guard
 from ..knowledge.distil import DistilSettings
+from ..knowledge.lessons import Lessons
 from ..knowledge.space import Space
 from .settings import Learning
 
@@ -32,8 +33,16 @@ def condensing(settings: Learning, space: Space, guard: Guard) -> CondenseSettin
     )
 
 
-def distilling(chosen: DistilSettings, settings: Learning, space: Space) -> DistilSettings:
-    """``chosen`` for samples of this size, with the steps that the settings say."""
+def distilling(
+    chosen: DistilSettings, settings: Learning, space: Space, lessons: Lessons | None = None
+) -> DistilSettings:
+    """``chosen`` for samples of this size, with the steps that the settings say.
+
+    Args:
+        lessons: given where what is known of the private samples is in their answers too.
+    """
     if not space.is_small:
         chosen = chosen.for_many_pixels()
+        if lessons is not None and lessons.said:
+            chosen = chosen.once_answered()
     return replace(chosen, steps=settings.distil_steps or chosen.steps)

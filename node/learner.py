@@ -238,7 +238,7 @@ class Learner:
         lessons = self._lessons(own, foreign, verdicts, self._own_answers(classifier, own, foreign)).about(about)
         if not len(lessons):
             return Taught(classifier, False, "nobody's knowledge is trusted", verdicts)
-        settings, seed = self._distil_settings(), self.seed + 1000 * (turn + 1)
+        settings, seed = self._distil_settings(lessons), self.seed + 1000 * (turn + 1)
         student = self._distil(classifier, self._train, lessons, settings=settings, seed=seed, step=step)
         if self.held_out is None or not len(self.held_out):
             return Taught(student, True, "no private hold-out to judge by", verdicts)
@@ -246,6 +246,7 @@ class Learner:
         decision = keep_better(classifier, student, self.held_out, prior)
         if not decision.kept:
             # a hold-out is small and all of a turn is at stake: once more, with more of the private data beside
+            settings = self._distil_settings()
             settings = replace(settings, private_batch=MORE_PRIVATE * settings.private_batch)
             student = self._distil(classifier, self._train, lessons, settings=settings, seed=seed + 1, step=step)
             decision = keep_better(classifier, student, self.held_out, prior)
@@ -377,9 +378,9 @@ class Learner:
             checkpoint=self._checkpoint,
         )
 
-    def _distil_settings(self) -> DistilSettings:
+    def _distil_settings(self, lessons: Lessons | None = None) -> DistilSettings:
         chosen = DistilSettings() if self.private is not None else DistilSettings.for_anchor()
-        return distilling(chosen, self.settings, self.space)
+        return distilling(chosen, self.settings, self.space, lessons)
 
     def _needed_private(self) -> Dataset:
         if self.private is None:
