@@ -135,18 +135,18 @@ def measure_anchor(cell: Cell) -> AnchorRow:
 def _executor(cell: Cell) -> Iterator[tuple[Any, Sequence[int]]]:
     """The executor, and the process ids of its workers."""
     from meshlore.knowledge.executor import IN_PROCESS
+    from meshlore.node.ray_driver import Driver
     from meshlore.node.ray_executor import RayExecutor
-    from meshlore.node.ray_session import LOCAL, ray_session
+    from meshlore.node.ray_session import LOCAL
 
     if cell.where == "in-process":
         yield IN_PROCESS, ()
         return
     with ExitStack() as cleanup:
         address = LOCAL if cell.where == "ray" else cleanup.enter_context(raylets([0, 1, 1]))
-        ray = cleanup.enter_context(ray_session(address, cpus=cell.workers))
-        executor = RayExecutor(ray, cell.workers)
-        cleanup.callback(executor.close)
-        yield executor, executor.process_ids()
+        driver = Driver(address, cell.workers)
+        cleanup.callback(driver.close)
+        yield RayExecutor(driver), driver.process_ids()
 
 
 def measure_cluster(how: str, options: Sequence[str], nodes: int, samples: int) -> ClusterRow:

@@ -34,6 +34,10 @@ class Loss(Protocol):
 class Executor(Protocol):
     """Used by one thread at a time."""
 
+    @property
+    def place(self) -> str:
+        """Where it computes now, for the user."""
+
     def gradient(self, model: nn.Module, loss: Loss, batch: Sequence[Tensor]) -> None:
         """Fill the ``grad`` of every parameter of ``model`` with that of the loss of a batch (n samples a tensor)."""
 
@@ -43,6 +47,8 @@ class Executor(Protocol):
 
 class InProcess:
     """Here, one after the other."""
+
+    place = "in-process"
 
     def gradient(self, model: nn.Module, loss: Loss, batch: Sequence[Tensor]) -> None:
         model.zero_grad(set_to_none=True)

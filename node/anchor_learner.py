@@ -81,7 +81,7 @@ class AnchorLearner(Learner):
             seed=self.seed + 1000 * (turn + 1),
             step=step,
             device=self._device,
-            executor=self._executor,
+            executor=self.executor,
         )
         return Taught(student, True, f"{len(shards)} experts", verdicts)
 

@@ -88,7 +88,7 @@ class Learner:
         self.seed = seed
         self.guard = guard
         self.private = private
-        self._checkpoint, self._executor = checkpoint, executor
+        self._checkpoint, self.executor = checkpoint, executor
         self._device = device = choose_device(settings.device)
         self._fit = partial(fit_classifier, device=device)
         self._distil = partial(distil, device=device, executor=executor)

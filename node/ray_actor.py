@@ -77,6 +77,7 @@ class NodeActor:
         from .logs import configure_logging
         from .membership import Membership
         from .ray_executor import RayExecutor
+        from .ray_workers import Workers
         from .settings import load_settings
         from .store import HomeLock
 
@@ -94,7 +95,7 @@ class NodeActor:
         credentials = await asyncio.to_thread(Credentials.load, self._home, None)
         executor: Executor = IN_PROCESS
         if settings.anchor.ray and "anchor" in credentials.certificate.roles:
-            executor = RayExecutor(ray, settings.anchor.workers)  # whatever the address: this very Ray
+            executor = RayExecutor(Workers(ray, settings.anchor.workers))  # whatever the address: this very Ray
         build = functools.partial(build_node, self._home, settings, credentials, executor=executor)
         node, _ = await asyncio.to_thread(build)
         await node.restore()

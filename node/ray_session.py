@@ -12,7 +12,7 @@ import secrets
 import socket
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +47,13 @@ def ray_session(address: str, *, cpus: int = 2, store_bytes: int = STORE_BYTES) 
     """
     if address != LOCAL:
         _check_address(address)
-    # not in TMPDIR, which may be long: Ray's sockets have 107 characters for their path
-    with tempfile.TemporaryDirectory(prefix="meshlore-ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        own = _own_token(Path(folder)) if address == LOCAL else {}
+    with ExitStack() as cleanup:
+        folder, own = "", dict[str, str]()
+        if address == LOCAL:
+            # not in TMPDIR, which may be long: Ray's sockets have 107 characters for their path
+            temporary = tempfile.TemporaryDirectory(prefix="meshlore-ray-", dir="/tmp", ignore_cleanup_errors=True)
+            folder = cleanup.enter_context(temporary)
+            own = _own_token(Path(folder))
         with _environment(QUIET | own):
             ray = _imported()
             if ray.is_initialized():

@@ -31,6 +31,7 @@ def describe(node: EdgeNode) -> dict[str, Any]:
         "settled": node.settled,
         "activity": lane.label or _idle(node),
         "fraction": lane.fraction,
+        "computes": node.learner.executor.place,
         "version": journal.version,
         "generator": bool(journal.generator),
         "sequence": journal.sequence,

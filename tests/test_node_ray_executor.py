@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from meshlore.errors import ConfigError, Unreachable
@@ -18,9 +22,13 @@ from meshlore.knowledge.generator import fit_generator
 from meshlore.knowledge.lessons import Lessons
 from meshlore.knowledge.models import build_model, to_tensor
 from meshlore.knowledge.sources import load
+from meshlore.node.ray_driver import Driver
 from meshlore.node.ray_executor import RayExecutor, executor_of
-from meshlore.node.ray_session import LOCAL, ray_session
+from meshlore.node.ray_session import LOCAL
+from meshlore.node.ray_workers import Workers
 from meshlore.node.settings import Anchor, load_settings
+
+from benchmarks.raylets import raylets
 
 DIGITS = load("digits").dataset.subset(np.arange(80))
 ANCHOR = frozenset({"anchor"})
@@ -42,12 +50,20 @@ def assert_same(one: torch.nn.Module, other: torch.nn.Module) -> None:
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-3)
 
 
+@contextmanager
+def driving(address: str, workers: int) -> Iterator[Driver]:
+    driver = Driver(address, workers, first_pause_s=0.2)
+    try:
+        yield driver
+    finally:
+        driver.close()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_a_killed_worker_costs_the_step_in_flight_and_nothing_else() -> None:
-    with ray_session(LOCAL, cpus=2) as ray:
-        executor = RayExecutor(ray, 2)
-        first = executor.process_ids()
+    with driving(LOCAL, 2) as driver:
+        executor, first = RayExecutor(driver), driver.process_ids()
         assert len(set(first)) == 2
         fractions = []
 
@@ -58,15 +74,85 @@ def test_a_killed_worker_costs_the_step_in_flight_and_nothing_else() -> None:
 
         assert_same(student(executor, step), student(IN_PROCESS))
         assert fractions == [(turn + 1) / 8 for turn in range(8)], "no step is done twice"
-        assert executor.process_ids()[1] == first[1]
-        assert executor.process_ids()[0] != first[0]
+        assert driver.process_ids()[1] == first[1]
+        assert driver.process_ids()[0] != first[0]
 
         generator = fit_generator(DIGITS.images, DIGITS.labels, DIGITS.space, steps=3, seed=0)
         labels = np.arange(2 * DRAWN_PER_SHARD + 5) % 10
         drawn = executor.draw(generator, labels, seed=7)
         np.testing.assert_array_equal(drawn, IN_PROCESS.draw(generator, labels, seed=7))
         assert executor.draw(generator, labels[:0], seed=7).shape == (0, 1, 8, 8)
-        executor.close()
+        assert executor.place == "its own Ray"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_killed_head_costs_the_step_in_flight_and_is_returned_to() -> None:
+    with ExitStack() as cleanup:
+        address = cleanup.enter_context(raylets([0, 1]))
+        heads = [each for each in below() if each.name() in {"gcs_server", "raylet"}]
+        assert len(heads) == 3
+        driver = cleanup.enter_context(driving(address, 1))
+        executor, fractions = RayExecutor(driver), []
+
+        def step(fraction: float) -> None:
+            fractions.append(fraction)
+            if len(fractions) == 4:
+                for each in heads:
+                    each.kill()
+
+        assert_same(student(executor, step), student(IN_PROCESS))
+        assert fractions == [(turn + 1) / 8 for turn in range(8)], "no step is done twice"
+        assert executor.place.startswith(f"in-process until Ray at {address} is back")
+
+        cleanup.enter_context(raylets([0, 1], port=int(address.rpartition(":")[2])))
+        while executor.place != f"Ray at {address}":
+            time.sleep(0.1)
+        assert_same(student(executor), student(IN_PROCESS))
+        assert executor.place == f"Ray at {address}", "it was done there"
+
+
+def below() -> list[psutil.Process]:
+    return psutil.Process().children(recursive=True)
+
+
+class NoCrew:
+    """Workers that never answer."""
+
+    place = "nowhere"
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def __len__(self) -> int:
+        return 2
+
+    def gradients(self, *_: Any) -> Any:
+        self.asked += 1
+        raise Unreachable("they are gone")
+
+    drawings = gradients
+
+
+def test_when_ray_does_not_answer_the_work_is_done_here() -> None:
+    crew = NoCrew()
+    assert_same(student(RayExecutor(crew)), student(IN_PROCESS))
+    assert crew.asked == 8, "it asks again at each step"
+    generator = fit_generator(DIGITS.images, DIGITS.labels, DIGITS.space, steps=3, seed=0)
+    labels = np.arange(5)
+    np.testing.assert_array_equal(
+        RayExecutor(crew).draw(generator, labels, seed=7), IN_PROCESS.draw(generator, labels, seed=7)
+    )
+
+
+def test_workers_that_failed_are_not_waited_for_again() -> None:
+    ray = FailingRay()
+    workers = Workers(ray, 2)
+    for _ in range(2):
+        with pytest.raises(Unreachable, match=r"Ray does not answer \(it is gone\)"):
+            workers.gradients(b"", [[], []])
+    assert ray.asked == 1
+    assert workers.place == "in-process, as Ray does not answer (it is gone)"
 
 
 class NoRay(Exception):
@@ -93,19 +179,12 @@ class FailingRay:
         raise NoRay("it is gone\nwith a long story")
 
 
-def test_when_ray_fails_for_good_the_work_goes_on_here() -> None:
-    ray = FailingRay()
-    executor = RayExecutor(ray, 2)
-    assert_same(student(executor), student(IN_PROCESS))
-    assert ray.asked == 1
-
-
 def test_what_normalises_over_a_batch_is_computed_here() -> None:
-    ray = FailingRay()
+    crew = NoCrew()
     model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
-    RayExecutor(ray, 2).gradient(model, lambda net, batch: net(batch).square().mean(), [torch.ones(4, 3)])
+    RayExecutor(crew).gradient(model, lambda net, batch: net(batch).square().mean(), [torch.ones(4, 3)])
     assert model[0].weight.grad is not None
-    assert ray.asked == 0
+    assert crew.asked == 0
 
 
 @pytest.mark.parametrize(("settings", "roles"), [(Anchor(), ANCHOR), (Anchor(ray="nowhere:1"), frozenset({"node"}))])
