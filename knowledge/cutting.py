@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from torch import nn
@@ -58,16 +59,7 @@ def without(packet: SamplePacket, known: Sequence[SamplePacket]) -> SamplePacket
     if not new.any():
         return None
     said = None if packet.logits is None else packet.logits[new]
-    return SamplePacket(
-        packet.space_id,
-        packet.source,
-        packet.images[new],
-        packet.labels[new],
-        said,
-        packet.class_counts,
-        packet.epsilon,
-        packet.added,
-    )
+    return replace(packet, images=packet.images[new], labels=packet.labels[new], logits=said)
 
 
 def _interleaved(packets: Sequence[SamplePacket], label: int) -> Images:

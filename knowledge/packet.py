@@ -35,10 +35,12 @@ MAX_SAMPLES = 4096
 MAX_IMAGE_BYTES = 8 * 2**20
 MAX_LOGIT_BYTES = 8 * 2**20
 MAX_ABOUT = 256
+MAX_MADE_OF = 256
 MAX_ANSWERS = 16 * MAX_SAMPLES
 MAX_COUNT = 2**40
 
 _SOURCE = re.compile(r"[a-z][a-z0-9-]{0,31}", re.ASCII)
+_PEER_ID = re.compile(r"[1-9A-HJ-NP-Za-km-z]{52}", re.ASCII)
 _SHA256_HEX = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
@@ -55,6 +57,8 @@ class SamplePacket:
         class_counts: int64 (num_classes,), how many real samples stand behind each class.
         epsilon: differential privacy spent on them, > 0; None if they are not differentially private.
         added: names of the last labels, those that the mesh was not founded with (`meshlore.knowledge.classes`).
+        made_of: PeerIDs of the authors of the packets that it was cut out of, sorted, at most 256; none for a packet
+            of the author's own making.
     """
 
     space_id: str
@@ -65,6 +69,7 @@ class SamplePacket:
     class_counts: NDArray[np.int64]
     epsilon: float | None = None
     added: tuple[str, ...] = ()
+    made_of: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -162,7 +167,8 @@ def published_counts(counts: NDArray[np.int64], labels: Labels) -> NDArray[np.in
 
 
 def _sample_fields(packet: SamplePacket) -> dict[str, Any]:
-    return {
+    made_of = {"made_of": list(packet.made_of)} if packet.made_of else {}
+    return made_of | {
         "v": VERSION,
         "kind": "samples",
         "space": packet.space_id,
@@ -190,6 +196,7 @@ def _answer_fields(packet: LogitPacket) -> dict[str, Any]:
 
 
 def _decode_samples(value: dict[str, Any], space: Space) -> SamplePacket:
+    made_of: dict[str, type | tuple[type, ...]] = {"made_of": list} if "made_of" in value else {}
     fields = expect_map(
         value,
         {
@@ -204,6 +211,7 @@ def _decode_samples(value: dict[str, Any], space: Space) -> SamplePacket:
             "labels": dict,
             "images": dict,
             "logits": (dict, type(None)),
+            **made_of,
         },
     )
     _check_header(fields, space)
@@ -228,6 +236,7 @@ def _decode_samples(value: dict[str, Any], space: Space) -> SamplePacket:
         class_counts=np.array(counts, dtype=np.int64),
         epsilon=fields["epsilon"],
         added=added,
+        made_of=_made_of(fields["made_of"]) if "made_of" in fields else (),
     )
     _check_samples(packet)
     if (names := len(introduced(labels, added, space))) > MAX_INTRODUCED:
@@ -256,6 +265,12 @@ def _decode_answers(value: dict[str, Any], space: Space) -> LogitPacket:
 def _array(value: Any, dtype: type[np.generic], shape: tuple[int, int]) -> NDArray[Any]:
     size_bytes = math.prod(shape) * np.dtype(dtype).itemsize
     return from_byte_planes(unsqueeze(value, size_bytes=size_bytes), dtype, shape)
+
+
+def _made_of(value: list[Any]) -> tuple[str, ...]:
+    if not value or not all(type(author) is str for author in value):
+        raise PacketError("what it was made of is no list of PeerIDs")
+    return tuple(value)
 
 
 def _logits(value: Any, n: int, classes: int) -> NDArray[np.float16]:
@@ -296,6 +311,8 @@ def _check_samples(packet: SamplePacket) -> None:
         raise PacketError("class counts are not int64 of 0 or more")
     if packet.logits is not None:
         _check_logits(packet.logits, n, classes)
+    if packet.made_of:
+        _check_made_of(packet.made_of)
 
 
 def _check_answers(packet: LogitPacket) -> None:
@@ -316,6 +333,13 @@ def _check_logits(logits: NDArray[np.float16], n: int, classes: int) -> None:
         raise PacketError(f"logits {logits.dtype} {logits.shape}, not float16 {(n, classes)}")
     if not np.isfinite(logits).all():
         raise PacketError("the logits hold NaN or infinity")
+
+
+def _check_made_of(authors: tuple[str, ...]) -> None:
+    if len(authors) > MAX_MADE_OF or list(authors) != sorted(set(authors)):
+        raise PacketError(f"made of {len(authors)} authors' packets", f"at most {MAX_MADE_OF}, each once and sorted")
+    if not all(_PEER_ID.fullmatch(author) for author in authors):
+        raise PacketError("one whose packet it was made of is no PeerID")
 
 
 def _check_about(about: tuple[str, ...]) -> None:

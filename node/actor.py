@@ -352,13 +352,13 @@ class EdgeNode:
 
     async def _apply(self, outcome: Outcome) -> None:
         """Make an outcome durable, then true, then known."""
-        changes, published = dict(outcome.changes), ""
+        changes, published, measured = dict(outcome.changes), "", outcome.measured
         if outcome.more_private is not None:
             await asyncio.to_thread(keep_private, self.state.home, outcome.more_private)
             self.learner.add_private(outcome.more_private)
         if outcome.skill is not None:
             await asyncio.to_thread(self.toolbox.keep, *outcome.skill)
-        measured = outcome.measured
+        await asyncio.to_thread(self.toolbox.forget, self.cycle.unwelcome)
         if outcome.skills is not None:
             measured = measured or await self.cycle.competence(outcome.skills)
             changes |= await asyncio.to_thread(save_skills, self.state, self.skills, outcome.skills)

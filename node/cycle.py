@@ -26,7 +26,7 @@ from .router import Competence, expected_quality
 from .skills import Skills
 from .store import Journal
 from .taught import Taught, Tuned
-from .toolbox import SKILL_OF, Toolbox
+from .toolbox import SKILL_OF, Toolbox, sources_of
 
 log = structlog.get_logger("meshlore.node")
 
@@ -193,6 +193,8 @@ class Cycle:
 
         taught = await self._lane.train("distilling", work)
         self.trust = dict(taught.verdicts)
+        if self.unwelcome(skill.packet.made_of):
+            return replace(taught, kept=False, reason="an author of its samples is not trusted"), Outcome()
         verdict = taught.verdicts.get(skill.author)
         trusted = verdict is None or (verdict.weight > 0 and not labels <= verdict.refuted)
         if verdict is not None and not trusted:
@@ -325,7 +327,8 @@ class Cycle:
 
     def _learned_from(self, before: Iterable[str], entries: Iterable[Entry]) -> tuple[str, ...]:
         """The authors of whom a model bears something that bore something of those before and then learned entries."""
-        return tuple(sorted({*before, *(author for author in _authors(entries) if self._trusts(author))}))
+        learned = [sources_of(entry) for entry in entries if self._trusts(entry.author)]
+        return tuple(sorted(frozenset(before).union(*learned)))
 
     def _trusts(self, author: str) -> bool:
         return author not in self.trust or self.trust[author].weight > 0
@@ -339,11 +342,6 @@ def _trained(skills: Skills | None) -> Skills:
     if skills is None:
         raise StateError("this node has learned nothing yet", "wait until it has: meshlore status")
     return skills
-
-
-def _authors(entries: Iterable[Entry]) -> set[str]:
-    """Of samples: what others only answered teaches nothing by itself."""
-    return {entry.author for entry in entries if isinstance(entry.packet, SamplePacket)}
 
 
 def _skills_after(current: Skills, taught: Taught) -> Skills | None:

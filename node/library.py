@@ -200,7 +200,7 @@ class Library:
         if not sealed.roles & TEACHERS:
             raise NotAMember(f"{sealed.author_name} is no node and no anchor, so it publishes nothing")
         packet = decode(sealed.body, self._space)
-        if isinstance(packet, SamplePacket) and packet.source == SKILL:
+        if isinstance(packet, SamplePacket) and (packet.source == SKILL or packet.made_of):
             raise DecodeError("a skill is for who asked for it, and no publication")
         return Entry(name, sealed.author, sealed.author_name, sealed.seq, sealed.created_at, packet)
 

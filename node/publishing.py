@@ -6,10 +6,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import numpy as np
 import structlog
 
 from ..errors import PacketError, SecurityError
-from ..knowledge.packet import LogitPacket, SamplePacket, encode
+from ..knowledge.packet import MAX_MADE_OF, LogitPacket, SamplePacket, encode
 from ..security.membership import Credentials
 from ..security.sealing import name_of, seal
 from .library import Library
@@ -59,10 +60,14 @@ class Publisher:
             shown: the models that others may hear of. weight_of: the trust in an author, 0..1.
         """
         me = credentials.peer_id
-        weights = {e.name: 1.0 if e.author == me else weight_of(e.author) for e in self._library.samples().values()}
-        entries = sorted(self._library.samples().values(), key=lambda entry: -weights[entry.name])
-        packets = [e.packet for e in entries if weights[e.name] > 0 and isinstance(e.packet, SamplePacket)]
+        samples = {e.author: e.packet for e in self._library.samples().values() if isinstance(e.packet, SamplePacket)}
+        weights = {author: 1.0 if author == me else weight_of(author) for author in samples}
+        show = [author for author, packet in samples.items() if np.isin(packet.labels, labels).any()]
+        chosen = sorted((author for author in show if weights[author] > 0), key=lambda author: -weights[author])
+        made_of = chosen[:MAX_MADE_OF]
+        packets = [samples[author] for author in made_of]
         packet = maker.make_skill(shown, packets, labels, MAX_SKILL_BYTES) if packets else None
         if packet is None:
             return None
-        return seal(encode(packet), credentials=credentials, seq=UNNUMBERED, now=time.time())
+        body = encode(replace(packet, made_of=tuple(sorted(made_of))))
+        return seal(body, credentials=credentials, seq=UNNUMBERED, now=time.time())

@@ -2,25 +2,26 @@
 
 A skill is a packet that a member made for this node about a few classes. It is kept beside the packets, in
 `<home>/skills`, and never passed on. A newer one about the same classes takes its place. It is judged by itself,
-as if it were of another author than what its maker has published: a good name is no cover for a bad skill.
+as if it were of another author than what its maker has published: a good name is no cover for a bad skill. It names
+whose packets it was cut out of, and goes when one of those is revoked or proves wrong.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import structlog
 
-from ..errors import DecodeError, SecurityError
+from ..errors import DecodeError, Revoked, SecurityError
 from ..knowledge.cutting import SKILL, without
 from ..knowledge.merging import aligned, unknown
 from ..knowledge.packet import SamplePacket, decode
 from ..security.membership import Credentials
 from ..security.sealing import name_of, open_sealed
-from .library import Library, SampleEntry
+from .library import Entry, Library, SampleEntry
 from .store import PacketStore
 
 log = structlog.get_logger("meshlore.node")
@@ -53,22 +54,34 @@ class Toolbox:
         return notes
 
     def renew(self, credentials: Credentials) -> None:
-        """Judge by these from now on; skills of members that were revoked since are dropped."""
+        """Judge by these from now on; skills by members that were revoked since, or made of what those published, are
+        dropped."""
         self._credentials = credentials
-        for entry in list(self._entries.values()):
-            if credentials.authority.revoked_at(entry.author.removeprefix(SKILL_OF)) is not None:
-                self.drop(entry.name)
+        self._drop_all(lambda entry: any(map(self._is_revoked, sources_of(entry))))
+
+    def forget(self, unwelcome: Callable[[Iterable[str]], frozenset[str]]) -> None:
+        """Drop skills that were made of what authors published who may teach no more.
+
+        Args:
+            unwelcome: those of some authors that may teach no more.
+        """
+        self._drop_all(lambda entry: bool(unwelcome(entry.packet.made_of)))
 
     def opened(self, data: bytes, now: float) -> SampleEntry:
         """A skill from foreign bytes.
 
         Raises:
-            SecurityError: not by a member of this mesh. DecodeError: malformed, or no skill.
+            SecurityError: not by a member of this mesh, or of packets of one that is revoked.
+            DecodeError: malformed, or no skill.
         """
         sealed = open_sealed(data, self._credentials, now)
         packet = decode(sealed.body, self._library.space)
         if not isinstance(packet, SamplePacket) or packet.source != SKILL:
             raise DecodeError("the packet is no skill")
+        if not packet.made_of:
+            raise DecodeError("the skill does not say whose packets it was made of")
+        if any(map(self._is_revoked, packet.made_of)):
+            raise Revoked("the skill was made of packets of a member that was revoked since")
         author, name = SKILL_OF + sealed.author, SKILL_OF + sealed.author_name
         return SampleEntry(name_of(data), author, name, sealed.seq, sealed.created_at, packet)
 
@@ -117,6 +130,14 @@ class Toolbox:
         rest = [(entry, without(entry.packet, others)) for entry in shown]
         return [replace(entry, packet=packet) for entry, packet in rest if packet is not None]
 
+    def _drop_all(self, tainted: Callable[[SampleEntry], bool]) -> None:
+        for entry in filter(tainted, list(self._entries.values())):
+            log.warning("a skill is dropped, as an author of it may teach no more", skill=entry.author_name)
+            self.drop(entry.name)
+
+    def _is_revoked(self, author: str) -> bool:
+        return self._credentials.authority.revoked_at(author.removeprefix(SKILL_OF)) is not None
+
     def _shown(self) -> list[SampleEntry]:
         space = self._library.space
         return [self._aligned(entry) for entry in self._entries.values() if not unknown(entry.packet, space)]
@@ -124,6 +145,14 @@ class Toolbox:
     def _aligned(self, entry: SampleEntry) -> SampleEntry:
         packet = aligned(entry.packet, self._library.space)
         return replace(entry, packet=packet) if isinstance(packet, SamplePacket) else entry
+
+
+def sources_of(entry: Entry) -> frozenset[str]:
+    """Whose samples a model bears once it learned an entry: of a skill, also the authors whom it was cut out of; of
+    answers nobody's, as they teach nothing by themselves."""
+    if not isinstance(entry.packet, SamplePacket):
+        return frozenset()
+    return frozenset({entry.author, *entry.packet.made_of})
 
 
 def _classes(entry: SampleEntry) -> frozenset[int]:

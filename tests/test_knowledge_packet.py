@@ -12,6 +12,7 @@ from meshlore.errors import PacketError
 from meshlore.knowledge import compression, packet
 from meshlore.knowledge.packet import LogitPacket, SamplePacket, coarse, decode, encode, published_counts
 from meshlore.knowledge.space import Space
+from meshlore.security.identity import peer_id_of
 
 DIGITS = Space((1, 8, 8), tuple("0123456789"), levels=17)
 GREY = Space((1, 28, 28), tuple("abc"))
@@ -83,6 +84,40 @@ def test_noise_survives_the_wire(space, n, seed, blank):
     images = random.integers(0, high, (n, *space.shape), dtype=np.uint8)
     sent = samples(space, n, seed, images=images)
     assert_same(decode(encode(sent), space), sent)
+
+
+peer_ids = st.binary(min_size=32, max_size=32).map(peer_id_of)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.sets(peer_ids, max_size=6))
+def test_whose_packets_it_was_made_of_survives_the_wire(authors):
+    sent = samples(made_of=tuple(sorted(authors)))
+    assert_same(decode(encode(sent), DIGITS), sent)
+
+
+SOMEBODY, ANOTHER = sorted(peer_id_of(bytes([byte]) * 32) for byte in (1, 2))
+MANY = sorted(peer_id_of(place.to_bytes(32)) for place in range(packet.MAX_MADE_OF + 1))
+
+
+def test_a_packet_of_the_authors_own_making_has_one_form_on_the_wire():
+    assert "made_of" not in unpack(encode(samples()), max_bytes=2**22)
+    with pytest.raises(PacketError, match="made of"):
+        decode(changed(encode(samples()), made_of=[]), DIGITS)
+
+
+@pytest.mark.parametrize(
+    "authors",
+    [[ANOTHER, SOMEBODY], [SOMEBODY] * 2, MANY, [SOMEBODY[:-1]], [SOMEBODY[:-1] + "0"], [SOMEBODY + "1"], [b"x" * 52]],
+    ids=["unsorted", "twice", "too many", "short", "no base58", "long", "bytes"],
+)
+def test_authors_that_are_no_sorted_peer_ids_are_refused(authors):
+    data = changed(encode(samples(made_of=(SOMEBODY,))), made_of=authors)
+    with pytest.raises(PacketError, match="made of"):
+        decode(data, DIGITS)
+    if authors != [b"x" * 52]:
+        with pytest.raises(PacketError, match="made of"):
+            encode(samples(made_of=tuple(authors)))
 
 
 @pytest.mark.parametrize("space", SPACES, ids=str)

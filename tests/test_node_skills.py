@@ -290,7 +290,7 @@ async def test_a_skill_that_lies_or_harms_is_not_kept_and_costs_its_maker_standi
     zeros = cid.learner.private.images[cid.learner.private.labels == 0][:30]
     lie = np.clip(zeros.astype(int) + np.random.default_rng(0).integers(-2, 3, zeros.shape), 0, 16).astype(np.uint8)
     labels, counts = np.ones(len(lie), np.int64), np.array([0, 64, 0, 0])
-    packet = SamplePacket(cid.space.id, SKILL, lie, labels, None, counts)
+    packet = SamplePacket(cid.space.id, SKILL, lie, labels, None, counts, made_of=(ben.credentials.peer_id,))
     ben.make_skill = lambda _labels: seal(encode(packet), credentials=ben.credentials, seq=0, now=time.time())
     before = await submit(cid, Classify(TEST.images, where="here"))
     result = await submit(cid, Skill(("1",)))

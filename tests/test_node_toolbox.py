@@ -7,16 +7,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from meshlore.errors import DecodeError, SecurityError
+from meshlore.errors import DecodeError, Revoked, SecurityError
 from meshlore.knowledge.cutting import SKILL
 from meshlore.knowledge.packet import SamplePacket, encode
 from meshlore.knowledge.space import Space
 from meshlore.node.library import Library
 from meshlore.node.store import PacketStore
 from meshlore.node.toolbox import MAX_SKILLS, SKILL_OF, Toolbox
+from meshlore.security.governance import revoke
+from meshlore.security.identity import Identity
+from meshlore.security.membership import Credentials, Keyring, MeshRoot
 from meshlore.security.sealing import name_of, seal
 
 SPACE = Space((1, 8, 8), ("a", "b", "c"))
+SOMEBODY = Identity.generate().peer_id
 
 
 @pytest.fixture
@@ -34,14 +38,27 @@ def toolbox(tmp_path, library, ann):
     return Toolbox(tmp_path, library, ann)
 
 
-def samples(*labels, source=SKILL, seed=0, added=()):
+def samples(*labels, source=SKILL, seed=0, added=(), made_of=()):
     images = np.random.default_rng(seed).integers(0, 256, (len(labels), *SPACE.shape)).astype(np.uint8)
     counts = np.full(SPACE.num_classes + len(added), 8, np.int64)
-    return SamplePacket(SPACE.id, source, images, np.array(labels, np.int64), None, counts, added=added)
+    made_of = made_of or (SOMEBODY,) if source == SKILL else ()
+    labels = np.array(labels, np.int64)
+    return SamplePacket(SPACE.id, source, images, labels, None, counts, added=added, made_of=made_of)
 
 
 def sealed(packet, by, seq=0):
     return seal(encode(packet), credentials=by, seq=seq, now=time.time())
+
+
+def mesh_of(*names):
+    """Credentials of the members of a mesh; the first has its root key."""
+    root, charter = MeshRoot.create("testers", {}, time.time())
+    keyring, members = Keyring.generate(), []
+    for name in names:
+        identity = Identity.generate()
+        certificate = root.issue(identity.peer_id, name, ("node",), identity.hpke_public_key, time.time())
+        members.append(Credentials(identity, charter, certificate, keyring, None if members else root))
+    return members
 
 
 def put(toolbox, by, packet, classes):
@@ -88,9 +105,38 @@ def test_a_skill_is_by_who_was_asked_and_by_a_member(toolbox, new_member):
 
 
 def test_a_skill_is_no_publication(library, new_member):
-    data = sealed(samples(1), new_member("ben"), seq=7)
-    with pytest.raises(DecodeError, match="no publication"):
-        library.admit(name_of(data), data, time.time())
+    skill = samples(1)
+    for packet in (skill, replace(skill, source="condensed"), replace(skill, made_of=())):
+        data = sealed(packet, new_member("ben"), seq=7)
+        with pytest.raises(DecodeError, match="no publication"):
+            library.admit(name_of(data), data, time.time())
+
+
+def test_a_skill_says_whose_packets_it_was_made_of(toolbox, new_member):
+    ben = new_member("ben")
+    with pytest.raises(DecodeError, match="does not say whose"):
+        toolbox.asked_for(sealed(replace(samples(1), made_of=()), ben), ben.peer_id, ("b",), time.time())
+
+
+def test_a_skill_goes_with_an_author_of_it_who_is_revoked_and_does_not_come_back(tmp_path):
+    ann, ben, cid, dan = mesh_of("ann", "ben", "cid", "dan")
+    toolbox = Toolbox(tmp_path, Library(SPACE, ann, PacketStore(tmp_path)), ann)
+    put(toolbox, ben, samples(1, made_of=tuple(sorted([ben.peer_id, cid.peer_id]))), ("b",))
+    kept = put(toolbox, ben, samples(2, made_of=(dan.peer_id,)), ("c",))
+    tainted = sealed(samples(1, made_of=(cid.peer_id,), seed=1), ben)
+    toolbox.renew(revoke(ann, cid.peer_id, time.time()))
+    assert toolbox.names() == {kept.name}
+    assert list((tmp_path / "skills").glob("[0-9a-f]*")) == [tmp_path / "skills" / kept.name]
+    with pytest.raises(Revoked, match="a member that was revoked since"):
+        toolbox.asked_for(tainted, ben.peer_id, ("b",), time.time())
+
+
+def test_a_skill_goes_with_an_author_of_it_who_proves_wrong(toolbox, new_member):
+    ben, cid = new_member("ben"), new_member("cid")
+    put(toolbox, ben, samples(1, made_of=(cid.peer_id,)), ("b",))
+    kept = put(toolbox, ben, samples(2), ("c",))
+    toolbox.forget(lambda authors: frozenset(authors) & {cid.peer_id})
+    assert toolbox.names() == {kept.name}
 
 
 def test_a_newer_skill_takes_the_place_of_what_it_makes_needless_and_there_is_a_bound(toolbox, new_member):
@@ -118,7 +164,8 @@ def test_a_damaged_skill_is_dropped_with_a_note(toolbox, library, tmp_path, ann,
 def test_what_an_author_published_itself_is_its_own_in_a_skill_of_another(toolbox, library, new_member):
     ben, cid = new_member("ben"), new_member("cid")
     whole = samples(1, 1, 2)
-    data = sealed(replace(whole, source="condensed", images=whole.images[:2], labels=whole.labels[:2]), cid, seq=1)
+    published = replace(samples(1, 1, source="condensed"), images=whole.images[:2])
+    data = sealed(published, cid, seq=1)
     library.admit(name_of(data), data, time.time())
     put(toolbox, ben, whole, ("b", "c"))
     (entry,) = toolbox.entries()

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 from meshlore.knowledge import metrics
 from meshlore.knowledge.models import logits
+from meshlore.knowledge.packet import encode
 from meshlore.knowledge.trust import Verdict
 from meshlore.node.actor import EdgeNode
+from meshlore.node.tasks import Skill
 from meshlore.security.membership import Credentials
-from taught import learned, revoke_members, teach
-from village import FOUNDER, SPACE, TEST, Village, found, settled
+from meshlore.security.sealing import name_of, seal
+from taught import learned, packet_of, revoke_members, teach
+from village import FOUNDER, LEARNING, SPACE, TEST, Village, found, settled
+
+TOOLBOX = {"learning": LEARNING.model_copy(update={"lessons": "asked"}), "service": {"skills": "asked"}}
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +144,59 @@ async def test_a_node_that_unlearns_goes_on_from_what_its_own_data_taught(villag
         cid.renew(village.members["cid"])
         await settled(cid, when=lambda: learned(cid) == {"ann"})
         assert min(knows(cid, label) for label in (0, 1, 3)) > 0.5
+    finally:
+        await village.stop()
+
+
+async def learn_skill_of_ben(village: Village, anchor: EdgeNode, ann: EdgeNode) -> None:
+    """Ann learns the class 3, of which ben alone published samples, from a skill of the anchor."""
+    data, holder = anchor.make_skill([3]), village.members["anchor"].peer_id
+    result = await ann.learn_skill(Skill(("3",)), data, holder, lambda *_: None)
+    assert result.kept
+    assert learned_in_skills(village, ann) == {"ben"}
+
+
+def learned_in_skills(village: Village, node: EdgeNode) -> set[str]:
+    names = {member.peer_id: name for name, member in village.members.items()}
+    return {names[author] for author in node.state.journal.learned_from if author in names}
+
+
+async def test_a_skill_is_unlearned_when_an_author_of_its_samples_is_revoked(village: Village) -> None:
+    anchor = await village.start("anchor")
+    ann = await village.start("ann", settings=TOOLBOX)
+    try:
+        await settled(ann, when=lambda: ann.skills and ann.skills.generator)
+        await learn_skill_of_ben(village, anchor, ann)
+        await settled(ann)
+        assert knows(ann, 3) > 0.5
+        assert ann.skills.generator.seen.tolist() == [True] * 4
+        revoke_members(village, "ben")
+        ann.renew(village.members["ann"])
+        await settled(ann, when=lambda: not ann.state.journal.learned_from)
+        assert ann.toolbox.names() == frozenset()
+        assert knows(ann, 3) < 0.2
+        assert ann.skills.generator.seen.tolist() == [True, True, True, False]
+    finally:
+        await village.stop()
+
+
+async def test_a_skill_is_unlearned_when_an_author_of_its_samples_proves_wrong(village: Village) -> None:
+    anchor = await village.start("anchor")
+    ann = await village.start("ann", settings=TOOLBOX)
+    try:
+        await settled(ann, when=lambda: ann.skills)
+        await learn_skill_of_ben(village, anchor, ann)
+        ben, weigh = village.members["ben"].peer_id, ann.learner.weigh
+        ann.learner.weigh = lambda *given: {**weigh(*given), ben: Verdict(0.0, "as the test says")}
+        data = seal(encode(packet_of("cid")), credentials=village.members["cid"], seq=1, now=time.time())
+        await ann.accept(name_of(data), data, "cid")
+        await settled(ann, when=lambda: learned_in_skills(village, ann) == {"cid"})
+        assert ann.toolbox.names() == frozenset()
+        assert knows(ann, 3) < 0.2
+        again = await ann.learn_skill(
+            Skill(("3",)), anchor.make_skill([3]), anchor.credentials.peer_id, lambda *_: None
+        )
+        assert (again.kept, again.reason) == (False, "an author of its samples is not trusted")
     finally:
         await village.stop()
 
