@@ -22,13 +22,15 @@ from .ray_session import LOCAL, ray_session
 
 if TYPE_CHECKING:
     from ..knowledge.data import Images, Labels
-    from .ray_workers import Arrays, Gradient
+    from .ray_workers import Arrays, Gradient, Workers
 
 log = structlog.get_logger("meshlore.ray")
 
 START_S = 180.0
 STOP_S = 10.0
 SLACK_S = 10.0
+HEAD_GONE_S = 15
+"""How long a head may be gone before Ray ends the process; its own default is a minute."""
 FIRST_PAUSE_S = 5.0
 MOST_PAUSE_S = 300.0
 
@@ -171,17 +173,18 @@ def _drive(connection: Connection, address: str, workers: int) -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):  # what Ray says at its end; errors travel by the connection
         os.dup2(nowhere, stream)
+    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", str(HEAD_GONE_S))
     try:
         with ray_session(address, cpus=workers) as ray:
             from .ray_workers import Workers
 
             crew = Workers(ray, workers)
+            connection.send(_up(crew))
             known: dict[str, Callable[..., Any]] = {
                 "process_ids": crew.process_ids,
                 "gradients": crew.gradients,
                 "drawings": crew.drawings,
             }
-            connection.send(crew.process_ids())
             while True:
                 what, arguments = connection.recv()
                 connection.send(known[what](*arguments))
@@ -189,3 +192,11 @@ def _drive(connection: Connection, address: str, workers: int) -> None:
         return
     except MeshloreError as error:
         connection.send(error)
+
+
+def _up(crew: Workers) -> list[int]:
+    """The process ids of workers, once they are up. Raises Unreachable when they do not come."""
+    try:
+        return crew.process_ids()
+    except Unreachable:
+        raise Unreachable(f"{len(crew)} workers do not start on that Ray", "has it as many CPUs free?") from None

@@ -70,8 +70,15 @@ class Anchor(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     experts: int = Field(0, ge=0, le=64)
-    ray: str = Field("", pattern=r"^(|local|[A-Za-z0-9_.-]+:\d{1,5})$")
+    ray: str = ""
     workers: int = Field(2, ge=1, le=256)
+
+    @field_validator("ray")
+    @classmethod
+    def _is_an_address(cls, value: str) -> str:
+        if not re.fullmatch(r"|local|[A-Za-z0-9_.-]+:\d{1,5}", value):
+            raise ValueError("give HOST:PORT of a Ray cluster's head, like 192.168.1.5:6379, or 'local'")
+        return value
 
 
 class Pipeline(BaseModel):

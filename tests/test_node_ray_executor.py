@@ -202,5 +202,5 @@ def test_an_anchor_whose_ray_is_not_there_does_not_start(monkeypatch: pytest.Mon
 def test_an_address_that_is_none_is_refused_with_its_place(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text('[anchor]\nray = "http://head"\n')
-    with pytest.raises(ConfigError, match=r"line 2: anchor.ray = 'http://head' is refused"):
+    with pytest.raises(ConfigError, match=r"line 2: anchor.ray = 'http://head' is refused: give HOST:PORT"):
         load_settings(config, environment={})
