@@ -2,10 +2,11 @@
 
     python -m benchmarks.service [--json] [--quick] [--only tasks|lane]
 
-*tasks*: five nodes with two digits each and an anchor, in one process over the in-memory network (5 ms one way); the
-node where tasks come in learns nothing of others by itself. Its tasks about the other eight digits (of the test set)
-are served alone, routed, and after it has fetched the skill. *lane*: a node on one core that trains while tasks come
-in, with the compute lane and with a plain thread for each. Exit code 1 when a target is missed.
+*tasks*: five nodes with two digits each and an anchor, in one process over the in-memory network (5 ms one way). Tasks
+about the eight digits that a node lacks (of the test set) come in at a toolbox node, which learns nothing of others by
+itself: they are served alone, routed, and after it has fetched the skill; and at a node with the default settings,
+which learns all that others teach, alone and routed. *lane*: a node on one core that trains while tasks come in, with
+the compute lane and with a plain thread for each. Exit code 1 when a target is missed.
 """
 
 from __future__ import annotations

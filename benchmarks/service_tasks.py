@@ -56,7 +56,8 @@ class Lesson:
 
 
 async def measure(seed: int, *, tasks: int) -> tuple[list[Way], Lesson]:
-    """One mesh of nodes with two classes each, and an anchor; tasks come in at the first node."""
+    """One mesh of nodes with two classes each, and an anchor; tasks come in at the first node, a toolbox, and at the
+    second, which has the default settings."""
     torch.set_num_threads(1)
     configure_logging("error")
     train, test = load("digits").dataset, load("digits:test").dataset
@@ -64,22 +65,23 @@ async def measure(seed: int, *, tasks: int) -> tuple[list[Way], Lesson]:
     members = [Member(f"node{i}", train.subset(part), _settings(seed + i)) for i, part in enumerate(parts)]
     members[0] = Member("entry", members[0].private, _settings(seed, TOOLBOX))
     members.append(Member("anchor", None, _settings(seed + NODES)))
-    own = set(train.subset(parts[0]).labels.tolist())
-    foreign = test.subset(np.flatnonzero(~np.isin(test.labels, sorted(own))))
-    names = tuple(name for label, name in enumerate(train.space.classes) if label not in own)
+    foreign = [test.subset(np.flatnonzero(~np.isin(test.labels, np.unique(train.labels[part])))) for part in parts[:2]]
+    names = tuple(train.space.classes[label] for label in np.unique(foreign[0].labels))
     with tempfile.TemporaryDirectory(prefix="meshlore-") as folder:
         async with InProcessMesh(train.space, members, Path(folder), delay_s=DELAY_S) as mesh:
             await mesh.settle(WAIT_S)
-            entry = mesh.residents[0]
-            ways = [await _way(seed, "alone", entry, foreign, "here", tasks)]
-            ways.append(await _way(seed, "routed", entry, foreign, "best", tasks))
+            entry, usual = mesh.residents[:2]
+            ways = [await _way(seed, "default node, alone", usual, foreign[1], "here", tasks)]
+            ways.append(await _way(seed, "default node, routed", usual, foreign[1], "best", tasks))
+            ways.append(await _way(seed, "alone", entry, foreign[0], "here", tasks))
+            ways.append(await _way(seed, "routed", entry, foreign[0], "best", tasks))
             before, cpu_s = time.monotonic(), sum(entry.lane.cpu_s.values())
             learned: Learned = await submit(entry, Skill(names))
             took_s = time.monotonic() - before
             cpu_s = sum(entry.lane.cpu_s.values()) - cpu_s
             await mesh.settle(WAIT_S)
-            ways.append(await _way(seed, "after the skill", entry, foreign, "best", tasks))
-            ways.append(await _way(seed, "after the skill, alone", entry, foreign, "here", tasks))
+            ways.append(await _way(seed, "after the skill", entry, foreign[0], "best", tasks))
+            ways.append(await _way(seed, "after the skill, alone", entry, foreign[0], "here", tasks))
     at_home = learned.home_before or 0.0, learned.home_after or 0.0
     return ways, Lesson(seed, len(names), learned.samples, took_s, cpu_s, learned.kept, *at_home, learned.answer.node)
 
@@ -90,15 +92,15 @@ async def submit(at: Resident, task: Any) -> Any:
     return result_from_map(reply, took_s=time.monotonic() - started)
 
 
-async def _way(seed: int, way: str, entry: Resident, foreign: Dataset, where: str, tasks: int) -> Way:
+async def _way(seed: int, way: str, at: Resident, foreign: Dataset, where: str, tasks: int) -> Way:
     classes = foreign.space.classes
-    result: Classified = await submit(entry, Classify(foreign.images, where=where))
+    result: Classified = await submit(at, Classify(foreign.images, where=where))
     right = np.array([classes.index(name) for name in result.labels]) == foreign.labels
     took = []
     for place in np.random.default_rng(seed).integers(0, len(foreign), tasks):
-        one = await submit(entry, Classify(foreign.images[place : place + 1], where=where))
+        one = await submit(at, Classify(foreign.images[place : place + 1], where=where))
         took.append(1000 * one.answer.took_s)
-    here = np.mean([name == "entry" for name in result.by])
+    here = np.mean([name == at.member.name for name in result.by])
     p50, p99 = np.percentile(took, [50, 99])
     return Way(seed, way, float(right.mean()), float(here), float(p50), float(p99))
 
