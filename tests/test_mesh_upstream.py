@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections.abc import Callable
 from importlib.metadata import version
 from types import SimpleNamespace
 
 import libp2p
 import pytest
 import trio
+import trio.testing
+from libp2p.abc import IHost
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.network import swarm
-from libp2p.network.config import RetryConfig
+from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.network.connection import swarm_connection
 from libp2p.peer.id import ID
 from libp2p.relay.circuit_v2.pb.circuit_pb2 import HopMessage, PeerId
@@ -23,6 +26,8 @@ from libp2p.relay.circuit_v2.protocol import CircuitV2Protocol
 from libp2p.stream_muxer.muxer_multistream import MuxerMultistream
 from libp2p.stream_muxer.yamux import yamux
 from meshlore.mesh import upstream
+from meshlore.security.limits import WaitingRoom
+from multiaddr import Multiaddr
 
 TEACH = "upstream changed: read the new code, then drop or adapt the workaround"
 
@@ -39,6 +44,57 @@ def test_the_default_host_still_accepts_plaintext() -> None:
 def test_an_inbound_connection_still_keeps_its_slot_until_the_host_stops() -> None:
     source = inspect.getsource(swarm.Swarm._do_handle_inbound_connection)
     assert "wait_finished" in source, TEACH
+
+
+class _Silent:
+    """A socket that was accepted, and on which nobody says a word."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self.closed = False
+
+    def get_remote_address(self) -> tuple[str, int]:
+        return self._address, 4001
+
+    async def read(self, _most: int | None = None) -> bytes:
+        await trio.sleep_forever()
+        return b""
+
+    async def write(self, _data: bytes) -> None: ...
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+async def _is_another_let_in(prepare: Callable[[IHost], None]) -> bool:
+    """Whether a node still takes a connection after one address has opened as many as it can and said nothing."""
+    few = ConnectionConfig(max_connections=4, high_watermark=4, low_watermark=0, min_connections=0)
+    host = libp2p.new_host(key_pair=create_new_key_pair(), connection_config=few)
+    prepare(host)
+    network, listener, honest = host.get_network(), Multiaddr("/ip4/127.0.0.1/tcp/4001"), _Silent("203.0.113.2")
+    async with trio.open_nursery() as nursery:
+        for _ in range(100):
+            nursery.start_soon(network._handle_inbound_connection, _Silent("203.0.113.1"), listener)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(network._handle_inbound_connection, honest, listener)
+        await trio.testing.wait_all_tasks_blocked()
+        let_in = not honest.closed
+        nursery.cancel_scope.cancel()
+    return let_in
+
+
+def test_upstreams_connection_gate_still_lets_one_silent_address_take_every_slot_and_ours_does_not() -> None:
+    assert not trio.run(_is_another_let_in, lambda _host: None), TEACH
+    assert trio.run(_is_another_let_in, lambda host: upstream.accept_with(host, lambda _address: True, WaitingRoom(4)))
+
+
+def test_upstreams_connection_gate_still_knows_addresses_and_not_how_often_they_come() -> None:
+    gate = libp2p.new_host(key_pair=create_new_key_pair()).get_network().connection_gate
+
+    async def let_in() -> int:
+        return sum([await gate.is_allowed(Multiaddr("/ip4/203.0.113.1/tcp/4001")) for _ in range(1000)])
+
+    assert trio.run(let_in) == 1000, f"{TEACH}: its gate may do what `accept_with` asks the door"
 
 
 def test_dials_still_sleep_for_happy_eyeballs() -> None:
