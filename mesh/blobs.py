@@ -1,9 +1,10 @@
 """Blobs: byte strings named by their SHA-256, pulled over a stream of their own, on the trio side.
 
     -> fetch {name, limit, offset}    <- size {size} | error
-    <- chunk {data} ...               -> credit {received} ...
+    <- the bytes from offset on       -> credit {received} ...
 
-A transfer that was cut goes on at ``offset``; ``size`` and ``received`` count the whole blob.
+All but the bytes themselves are frames. A transfer that was cut goes on at ``offset``; ``size`` and ``received``
+count the whole blob.
 
 The sender has at most `CREDIT_BYTES` on the way that the receiver has not confirmed: Yamux breaks a
 stream whose reader leaves its window full for 5 s, and nobody has to hold more than that.
@@ -13,21 +14,31 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 import trio
 from libp2p.abc import INetStream
 
 from ..errors import DecodeError, PeerTimeout, Refused
 from .dispatch import ERROR, body_of, error_frame
-from .frames import CHUNK_BYTES, Frame
+from .frames import Frame
 from .partials import Partial, check_name
 from .streams import FrameStream
 
-CREDIT_BYTES = 1 << 20
+PIECE_BYTES = 256 << 10
+CREDIT_BYTES = 2 << 20
 STALL_S = 10.0
 NAME_BYTES = 32
-FETCH, SIZE, CHUNK, CREDIT = "fetch", "size", "chunk", "credit"
+FETCH, SIZE, CREDIT = "fetch", "size", "credit"
 ReadBlob = Callable[[str], Awaitable[bytes | None]]
+
+
+class Digest(Protocol):
+    """What `hashlib` returns."""
+
+    def update(self, data: bytes | bytearray, /) -> None: ...
+
+    def hexdigest(self) -> str: ...
 
 
 async def receive_blob(
@@ -40,33 +51,40 @@ async def receive_blob(
         DecodeError: the bytes are not those of the name.
         PeerGone, PeerTimeout: it broke or stalled, or what was here of it before was wrong; try again.
     """
-    begun = len(partial.data)
+    begun = received = len(partial.data)
     await frames.send(Frame(FETCH, 1, {"name": bytes.fromhex(name), "limit": size_limit_bytes, "offset": begun}))
     first = await _receive(frames)
     size = _int_of(first, SIZE, "size")
     if not 0 <= size <= size_limit_bytes:
         raise DecodeError(f"a blob of {size} bytes where at most {size_limit_bytes} are allowed")
-    received, digest = begun, hashlib.sha256(partial.data)
-    pieces = [bytes(partial.data)]
-
-    def keep(piece: bytes, is_last: bool) -> None:
-        digest.update(piece)
-        if not is_last:
-            partial.append(piece)
-
-    while received < size:
-        chunk = await _receive(frames)
-        piece = chunk.body.get("data")
-        if chunk.kind != CHUNK or type(piece) is not bytes or not 0 < len(piece) <= size - received:
-            raise DecodeError(f"the peer sent {chunk.kind[:32]!r} where a piece of a blob is due")
-        pieces.append(piece)
+    digest = await trio.to_thread.run_sync(hashlib.sha256, partial.data)
+    confirmed = begun
+    while size - received > PIECE_BYTES:
+        piece = await _receive_bytes(frames, PIECE_BYTES)
         received += len(piece)
         count(len(piece))
-        await frames.send(Frame(CREDIT, 1, {"received": received}))
-        await trio.to_thread.run_sync(keep, piece, received == size)
-    await trio.to_thread.run_sync(partial.discard)
+        if received - confirmed >= CREDIT_BYTES // 2:
+            await frames.send(Frame(CREDIT, 1, {"received": received}))
+            confirmed = received
+        await trio.to_thread.run_sync(_keep, piece, digest, partial)
+    last = await _receive_bytes(frames, max(0, size - received))
+    if last:
+        count(len(last))
+        await frames.send(Frame(CREDIT, 1, {"received": size}))
+    return await trio.to_thread.run_sync(_finish, last, digest, partial, name, begun)
+
+
+def _keep(piece: bytearray, digest: Digest, partial: Partial) -> None:
+    digest.update(piece)
+    partial.append(piece)
+
+
+def _finish(last: bytearray, digest: Digest, partial: Partial, name: str, begun: int) -> bytes:
+    digest.update(last)
+    data = b"".join((partial.data, last))
+    partial.discard()
     check_name(name, digest.hexdigest(), begun)
-    return b"".join(pieces)
+    return data
 
 
 async def send_blob(stream: INetStream, read: ReadBlob, size_limit_bytes: int, count: Callable[[int], None]) -> None:
@@ -86,11 +104,11 @@ async def send_blob(stream: INetStream, read: ReadBlob, size_limit_bytes: int, c
         refusal = Refused(f"the blob of {len(data)} bytes is larger than asked for", code="too-large")
         return await frames.send(error_frame(1, refusal))
     await frames.send(Frame(SIZE, 1, {"size": len(data)}))
-    confirmed = sent
+    confirmed, content = sent, memoryview(data)
     while confirmed < len(data):
         while sent < len(data) and sent - confirmed < CREDIT_BYTES:
-            piece = data[sent : sent + CHUNK_BYTES]
-            await frames.send(Frame(CHUNK, 1, {"data": piece}))
+            piece = content[sent : sent + PIECE_BYTES]
+            await frames.write(piece)
             sent += len(piece)
             count(len(piece))
         received = _int_of(await _receive(frames), CREDIT, "received")
@@ -103,7 +121,17 @@ async def send_blob(stream: INetStream, read: ReadBlob, size_limit_bytes: int, c
 async def _receive(frames: FrameStream) -> Frame:
     with trio.move_on_after(STALL_S):
         return await frames.receive()
-    raise PeerTimeout(f"the transfer stalled for {STALL_S:.0f} s", "try again, or ask another")
+    raise _stalled()
+
+
+async def _receive_bytes(frames: FrameStream, size: int) -> bytearray:
+    with trio.move_on_after(STALL_S):
+        return await frames.receive_bytes(size)
+    raise _stalled()
+
+
+def _stalled() -> PeerTimeout:
+    return PeerTimeout(f"the transfer stalled for {STALL_S:.0f} s", "try again, or ask another")
 
 
 def _int_of(frame: Frame, kind: str, field: str) -> int:

@@ -73,7 +73,7 @@ class Decoder:
         self._buffer = bytearray()
         self._error: DecodeError | None = None
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: bytes | bytearray) -> None:
         """Add bytes as they arrive, in pieces of any size."""
         self._buffer += data
 
@@ -91,6 +91,11 @@ class Decoder:
             self._error = error
             self._buffer.clear()
             raise
+
+    def take_rest(self) -> bytearray:
+        """The bytes that were fed and are no frame yet, for a stream that goes on with bytes that are none."""
+        rest, self._buffer = self._buffer, bytearray()
+        return rest
 
     def finish(self) -> None:
         """Call at the end of the stream.

@@ -64,7 +64,7 @@ class Partial:
         self.data = bytearray() if data is None else data
         self._path = path
 
-    def append(self, piece: bytes) -> None:
+    def append(self, piece: bytes | bytearray) -> None:
         """Keep the next piece. A disk that takes no more costs the resumption, not the transfer. Blocks."""
         self.data += piece
         if self._path is None:

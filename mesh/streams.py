@@ -37,8 +37,10 @@ class FrameStream:
         """
         await self.write(encode(frame))
 
-    async def write(self, data: bytes) -> None:
-        """Write whole frames. Once begun it is not cancelled, as half a frame would end the stream.
+    async def write(self, data: bytes | memoryview) -> None:
+        """Write whole frames, or bytes of which the receiver knows how many come.
+
+        Once begun it is not cancelled, as half of them would end the stream.
 
         Raises:
             PeerGone: the stream is broken.
@@ -63,14 +65,30 @@ class FrameStream:
             PeerGone: the stream has ended.
         """
         while (frame := self._decoder.next_frame()) is None:
-            try:
-                data = await upstream.read_some(self._stream, READ_BYTES)
-            except Exception as error:
-                raise PeerGone("the connection broke", "try again") from error
-            if not data:
-                raise PeerGone("the peer closed the stream", "try again")
-            self._decoder.feed(data)
+            self._decoder.feed(await self._read(READ_BYTES))
         return frame
+
+    async def receive_bytes(self, size: int) -> bytearray:
+        """The next bytes, exactly so many, which are no frames.
+
+        Raises:
+            PeerGone: the stream has ended.
+        """
+        received = self._decoder.take_rest()
+        while len(received) < size:
+            received += await self._read(size - len(received))
+        self._decoder.feed(received[size:])
+        del received[size:]
+        return received
+
+    async def _read(self, most: int) -> bytes | bytearray:
+        try:
+            data = await upstream.read_some(self._stream, most)
+        except Exception as error:
+            raise PeerGone("the connection broke", "try again") from error
+        if not data:
+            raise PeerGone("the peer closed the stream", "try again")
+        return data
 
     async def close(self) -> None:
         with upstream.shielded(1), suppress(Exception):

@@ -24,10 +24,10 @@ from multiaddr import Multiaddr
 from ..errors import DecodeError, MeshloreError, NotAMember, PeerGone, PeerTimeout, Refused, Unreachable
 from ..security.limits import WaitingRoom
 from .admission import Door, MemberNoise
-from .blobs import CREDIT_BYTES, receive_blob, send_blob
+from .blobs import CREDIT_BYTES, PIECE_BYTES, receive_blob, send_blob
 from .calls import Calls, Reply, Request, serve_calls
 from .failures import dial_failure, root_cause
-from .frames import CHUNK_BYTES, Frame
+from .frames import Frame
 from .interfaces import dialable
 from .messages import TEACHERS, peer_id_in
 from .partials import Partial
@@ -37,7 +37,7 @@ from .streams import FrameStream
 from .transport import Caller, TransportLimits
 
 CALLS = TProtocol("/meshlore/calls/1")
-BLOBS = TProtocol("/meshlore/blobs/1")
+BLOBS = TProtocol("/meshlore/blobs/2")
 CIRCUIT = "/p2p-circuit"
 CLOSE_TIMEOUT_S = 1.5
 TOO_MUCH = DecodeError("a connection with more streams or unread bytes than any honest member has")
@@ -190,7 +190,7 @@ class TrioHost:
             stream = await self._open(peer_id, BLOBS)
             frames = FrameStream(stream)
             try:
-                if size_limit_bytes > CHUNK_BYTES // 2:
+                if size_limit_bytes > PIECE_BYTES // 2:
                     await upstream.widen(stream, 2 * CREDIT_BYTES)
                 data = await receive_blob(frames, name, size_limit_bytes, count, partial)
             except BaseException:

@@ -128,7 +128,7 @@ def patch_yamux() -> None:
     yamux.MAX_MESSAGE_SIZE = MAX_NOISE_PLAINTEXT
 
 
-async def read_some(stream: INetStream, most: int) -> bytes:
+async def read_some(stream: INetStream, most: int) -> bytes | bytearray:
     """What has arrived on a stream, or else the next that does, at most ``most`` bytes.
 
     ``stream.read`` takes three locks for it, and each is a turn of trio's scheduler. One task reads a stream.
@@ -143,25 +143,32 @@ async def read_some(stream: INetStream, most: int) -> bytes:
     if not buffer or muxed.recv_closed:
         ended: bytes = await stream.read(most)
         return ended
-    data = bytes(buffer[:most])
-    del buffer[:most]
+    data: bytearray = buffer
+    if len(buffer) <= most:
+        connection.stream_buffers[number] = bytearray()
+    else:
+        data = buffer[:most]
+        del buffer[:most]
     await muxed._auto_tune_and_send_window_update(bytes_read=len(data))
     return data
 
 
-async def write_all(stream: INetStream, data: bytes) -> None:
-    """As ``stream.write``, but what fits into the window and one Yamux frame takes none of its four locks.
+async def write_all(stream: INetStream, data: bytes | memoryview) -> None:
+    """As ``stream.write``, but what fits into the window takes none of its four locks.
 
     One task writes a stream.
     """
     muxed = stream.muxed_stream
-    fits = len(data) <= min(muxed.send_window, yamux.MAX_MESSAGE_SIZE - yamux.HEADER_SIZE)
-    if not fits or muxed.send_closed or muxed.closed:
-        await stream.write(data)
-        return
-    muxed.send_window -= len(data)
-    header = struct.pack(yamux.YAMUX_HEADER_FORMAT, 0, yamux.TYPE_DATA, 0, muxed.stream_id, len(data))
-    await muxed.conn._write_frame(header + data)
+    written = 0
+    while written < len(data):
+        size = min(len(data) - written, yamux.MAX_MESSAGE_SIZE - yamux.HEADER_SIZE)
+        if size > muxed.send_window or muxed.send_closed or muxed.closed:
+            await stream.write(bytes(data[written:]))
+            return
+        muxed.send_window -= size
+        header = struct.pack(yamux.YAMUX_HEADER_FORMAT, 0, yamux.TYPE_DATA, 0, muxed.stream_id, size)
+        await muxed.conn._write_frame(b"".join((header, data[written : written + size])))
+        written += size
 
 
 async def widen(stream: INetStream, window_bytes: int) -> None:
