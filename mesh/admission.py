@@ -81,7 +81,7 @@ class CountedConnection(IRawConnection):  # type: ignore[misc]
         self.pay: Pay | None = None
         self.left: Callable[[], None] | None = None
         self.is_initiator = raw.is_initiator
-        upstream.prompt_writes(raw)
+        upstream.prompt_socket(raw)
         count.sent += NEGOTIATION_BYTES
         count.received += NEGOTIATION_BYTES
 

@@ -13,11 +13,10 @@ from typing import Any
 
 import libp2p
 import trio
-from libp2p.abc import IHost, IMuxedConn, INetConn, INetStream, IRawConnection, ISecureConn
+from libp2p.abc import IHost, IMuxedConn, INetConn, INetStream, ISecureConn
 from libp2p.crypto.keys import KeyPair
 from libp2p.custom_types import TProtocol
 from libp2p.io.abc import ReadWriteCloser
-from libp2p.io.trio import TrioTCPStream
 from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.peer.id import ID
@@ -28,11 +27,11 @@ from libp2p.stream_muxer.yamux import yamux
 from multiaddr import Multiaddr
 
 from ..security.limits import WaitingRoom
+from .tcp import prompt_socket
 from .yamux import (
     MAX_STREAMS,
     MAX_UNREAD_BYTES,
     MeshYamux,
-    PromptLock,
     patch_yamux,
     read_some,
     shielded,
@@ -56,7 +55,7 @@ __all__ = [
     "new_host",
     "open_stream",
     "patch_yamux",
-    "prompt_writes",
+    "prompt_socket",
     "read_some",
     "safe_handler",
     "shielded",
@@ -162,13 +161,6 @@ def accept_with(host: IHost, admit: Callable[[str], bool], room: WaitingRoom) ->
                 await raw.close()
 
     swarm._do_handle_inbound_connection = handle
-
-
-def prompt_writes(connection: IRawConnection) -> None:
-    """Upstream takes a lock around each write to a socket, and even a free one costs a turn of the scheduler."""
-    stream = getattr(connection, "stream", None)
-    if isinstance(stream, TrioTCPStream):
-        stream.write_lock = PromptLock()
 
 
 async def dial(host: IHost, address: Multiaddr, peer_id: ID) -> INetConn:
