@@ -6,8 +6,8 @@
 All but the bytes themselves are frames. A transfer that was cut goes on at ``offset``; ``size`` and ``received``
 count the whole blob.
 
-The sender has at most `CREDIT_BYTES` on the way that the receiver has not confirmed: Yamux breaks a
-stream whose reader leaves its window full for 5 s, and nobody has to hold more than that.
+The sender has little more than `CREDIT_BYTES` on the way that the receiver has not confirmed, which it does when half
+of that has come: Yamux breaks a stream whose reader leaves its window full for 5 s, and nobody has to hold more.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ class PromptSocket:
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         size = READ_BYTES if max_bytes is None else max_bytes
         while True:
-            if self._is_drained:
+            if self._is_drained and self.socket.fileno() != -1:
                 await trio.lowlevel.wait_readable(self.socket)  # type: ignore[arg-type]  # trio takes it, too
             try:
                 data = os.read(self.socket.fileno(), size)

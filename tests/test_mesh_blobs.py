@@ -18,6 +18,7 @@ from meshlore.mesh.blobs import CREDIT, CREDIT_BYTES, FETCH, PIECE_BYTES, SIZE, 
 from meshlore.mesh.frames import Frame
 from meshlore.mesh.partials import Partial
 from meshlore.mesh.streams import FrameStream
+from meshlore.mesh.transport import TransportLimits
 
 DATA = os.urandom(2 * CREDIT_BYTES + PIECE_BYTES + 1)
 NAME = hashlib.sha256(DATA).hexdigest()
@@ -176,6 +177,10 @@ def test_a_receiver_that_confirms_nothing_is_sent_no_more_than_its_credit_and_is
 
     _talk(take_without_a_word, answer, trio.testing.MockClock(autojump_threshold=0.05))
     assert sum(sent) == CREDIT_BYTES
+
+
+def test_all_that_one_member_may_have_on_the_way_fits_into_what_a_connection_may_leave_unread() -> None:
+    assert TransportLimits().blobs_per_peer * (CREDIT_BYTES + PIECE_BYTES) < upstream.MAX_UNREAD_BYTES
 
 
 def test_a_receiver_that_confirms_what_was_not_sent_is_refused() -> None:

@@ -125,11 +125,15 @@ async def _close_here(near: Any, far: Any) -> None:
     ("end", "error"), [(_reset, trio.BrokenResourceError), (_close_here, trio.ClosedResourceError)]
 )
 @pytest.mark.parametrize("waiting", [False, True])
+@pytest.mark.parametrize("sent", [b"", b"short", b"as asked"])
 def test_a_socket_that_breaks_or_is_closed_raises_what_trios_does(
-    end: Callable[[Any, Any], Awaitable[None]], error: type[Exception], waiting: bool
+    end: Callable[[Any, Any], Awaitable[None]], error: type[Exception], waiting: bool, sent: bytes
 ) -> None:
     async def main() -> None:
         near, far = map(PromptSocket, await _pair())
+        if sent:
+            await near.send_all(sent)
+            assert await far.receive_some(8) == sent
 
         async def read() -> None:
             with pytest.raises(error):
