@@ -1,4 +1,5 @@
-"""Every workaround for py-libp2p 0.8.1, each with its reason; those for its Yamux are in `yamux`, and shown here too.
+"""Every workaround for py-libp2p 0.8.1, each with its reason; those for Yamux and TCP are in `yamux` and `tcp`, and
+shown here too.
 
 `tests/test_mesh_upstream.py` fails when upstream no longer needs one, so that it can go.
 Import this before any other part of libp2p: importing libp2p sets log levels, and we set ours after.
