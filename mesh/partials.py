@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -20,20 +21,29 @@ MAX_AGE_S = 24 * 3600.0
 
 
 class Partials:
-    """All beginnings of one node: files in ``folder``, or in memory if that is None. At most `MAX_PARTIALS`."""
+    """All beginnings of one node: files in ``folder``, or in memory if that is None. At most `MAX_PARTIALS`.
+
+    Several threads may use it.
+    """
 
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder
         self._in_memory: dict[str, bytearray] = {}
+        self._opening = threading.Lock()
 
     def open(self, name: str) -> Partial:
         """The beginning of this blob, empty if there is none. Reads a disk: call it on a worker thread."""
-        self._trim(name)
+        with self._opening:
+            return self._open(name)
+
+    def _open(self, name: str) -> Partial:
         if self._folder is None:
+            self._trim_memory(name)
             return Partial(self._in_memory.setdefault(name, bytearray()))
         path = self._folder / name
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _trim(self._folder, name)
             return Partial(bytearray(path.read_bytes()), path)
         except FileNotFoundError:
             return Partial(path=path)
@@ -41,20 +51,9 @@ class Partials:
             log.warning("the beginning of a transfer is not used: %s", error)
             return Partial()
 
-    def _trim(self, wanted: str) -> None:
-        """Make room for one more: the oldest go."""
-        if self._folder is None:
-            for name in [name for name in self._in_memory if name != wanted][: -MAX_PARTIALS + 1]:
-                del self._in_memory[name]
-            return
-        if not self._folder.exists():
-            return
-        now = time.time()
-        ages = {path: now - path.stat().st_mtime for path in self._folder.iterdir() if path.name != wanted}
-        newest_first = sorted(ages, key=lambda path: ages[path])
-        for number, path in enumerate(newest_first):
-            if number >= MAX_PARTIALS - 1 or ages[path] > MAX_AGE_S:
-                path.unlink(missing_ok=True)
+    def _trim_memory(self, wanted: str) -> None:
+        for name in [name for name in self._in_memory if name != wanted][: -MAX_PARTIALS + 1]:
+            del self._in_memory[name]
 
 
 class Partial:
@@ -85,6 +84,24 @@ class Partial:
         path, self._path = self._path, None
         if path is not None:
             path.unlink(missing_ok=True)
+
+
+def _trim(folder: Path, wanted: str) -> None:
+    """Make room for one more: the oldest go."""
+    now = time.time()
+    ages = {path: age for path in folder.iterdir() if path.name != wanted and (age := _age_s(path, now)) is not None}
+    newest_first = sorted(ages, key=lambda path: ages[path])
+    for number, path in enumerate(newest_first):
+        if number >= MAX_PARTIALS - 1 or ages[path] > MAX_AGE_S:
+            path.unlink(missing_ok=True)
+
+
+def _age_s(path: Path, now: float) -> float | None:
+    """None if it has gone meanwhile: its transfer was completed."""
+    try:
+        return now - path.stat().st_mtime
+    except FileNotFoundError:
+        return None
 
 
 def check_name(name: str, digest: str, begun: int) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -91,3 +93,19 @@ def test_a_node_that_is_killed_in_the_middle_of_a_transfer_goes_on_with_another_
         await swarm.stop()
 
     run(story())
+
+
+def test_many_transfers_begin_and_end_at_once(partials: Partials) -> None:
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+
+    def transfer(number: int) -> None:
+        partial = partials.open(f"{number:064x}")
+        partial.append(b"x")
+        partial.discard()
+
+    try:
+        with ThreadPoolExecutor(16) as threads:
+            list(threads.map(transfer, range(2000)))
+    finally:
+        sys.setswitchinterval(usual)
