@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from ..errors import DecodeError, NotAMember, Replayed, SecurityError, StateError
+from ..errors import DecodeError, NotAMember, Replayed, Revoked, SecurityError, StateError
 from ..knowledge.cutting import SKILL
 from ..knowledge.merging import aligned, unknown
 from ..knowledge.packet import LogitPacket, SamplePacket, decode
@@ -87,9 +87,8 @@ class Library:
         """Judge by these from now on. What members sent that were revoked since is dropped."""
         self._credentials = credentials
         for entry in list(self._entries.values()):
-            if credentials.authority.revoked_at(entry.author) is not None:
-                self._remove(entry.name)
-                self._store.drop(entry.name)
+            if self.is_revoked(entry.author):
+                self._drop(entry.name)
 
     def is_revoked(self, author: str) -> bool:
         return self._credentials.authority.revoked_at(author) is not None
@@ -140,6 +139,10 @@ class Library:
                 self._store.put(name, data)
                 self._remember(entry)
                 self._evict()
+            # by who renewed the credentials since it was opened, and may have looked before it was here
+            if self.is_revoked(entry.author):
+                self._drop(name)
+                raise Revoked(f"{entry.author_name} was revoked meanwhile")
         return entry
 
     def samples(self) -> Mapping[str, Entry]:
@@ -185,9 +188,10 @@ class Library:
         return [self._in_own_numbers(entry) for entry in chosen if not unknown(entry.packet, self._space)]
 
     def _in_own_numbers(self, entry: Entry) -> Entry:
-        known = self._aligned.get(entry.name)
+        in_own_numbers = self._aligned  # of one space: another begins with another map
+        known = in_own_numbers.get(entry.name)
         if known is None:
-            known = self._aligned[entry.name] = replace(entry, packet=aligned(entry.packet, self._space))
+            known = in_own_numbers[entry.name] = replace(entry, packet=aligned(entry.packet, self._space))
         return known
 
     def _of(self, author: str, kind: type) -> Entry | None:
@@ -230,6 +234,10 @@ class Library:
     def _forget(self, name: str) -> None:
         self._remove(name)
         self._store.give_up(name)
+
+    def _drop(self, name: str) -> None:
+        self._remove(name)
+        self._store.drop(name)
 
     def _remove(self, name: str) -> None:
         self._entries.pop(name, None)

@@ -57,7 +57,7 @@ class Toolbox:
         """Judge by these from now on; skills by members that were revoked since, or made of what those published, are
         dropped."""
         self._credentials = credentials
-        self._drop_all(lambda entry: any(map(self._is_revoked, sources_of(entry))))
+        self._drop_all(self._is_of_revoked)
 
     def forget(self, unwelcome: Callable[[Iterable[str]], frozenset[str]]) -> None:
         """Drop skills that were made of what authors published who may teach no more.
@@ -110,6 +110,7 @@ class Toolbox:
         while len(self._entries) >= MAX_SKILLS:
             self.drop(next(iter(self._entries)))
         self._entries[entry.name] = entry
+        self._drop_all(self._is_of_revoked)  # the lesson took a while
 
     def drop(self, name: str) -> None:
         self._entries.pop(name, None)
@@ -135,12 +136,15 @@ class Toolbox:
             log.warning("a skill is dropped, as an author of it may teach no more", skill=entry.author_name)
             self.drop(entry.name)
 
+    def _is_of_revoked(self, entry: SampleEntry) -> bool:
+        return any(map(self._is_revoked, sources_of(entry)))
+
     def _is_revoked(self, author: str) -> bool:
         return self._credentials.authority.revoked_at(author.removeprefix(SKILL_OF)) is not None
 
     def _shown(self) -> list[SampleEntry]:
         space = self._library.space
-        return [self._aligned(entry) for entry in self._entries.values() if not unknown(entry.packet, space)]
+        return [self._aligned(entry) for entry in list(self._entries.values()) if not unknown(entry.packet, space)]
 
     def _aligned(self, entry: SampleEntry) -> SampleEntry:
         packet = aligned(entry.packet, self._library.space)

@@ -7,11 +7,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from meshlore.errors import DecodeError, NotAMember, SecurityError
+from members import mesh_of
+from meshlore.errors import DecodeError, NotAMember, Revoked, SecurityError
 from meshlore.knowledge.packet import LogitPacket, SamplePacket, encode
 from meshlore.knowledge.space import Space
+from meshlore.node import library as subject
 from meshlore.node.library import Entry, Library
 from meshlore.node.store import PacketStore
+from meshlore.security.governance import revoke
 from meshlore.security.identity import Identity
 from meshlore.security.membership import Credentials, Keyring, MeshRoot
 from meshlore.security.sealing import name_of, seal
@@ -188,6 +191,39 @@ def test_packets_may_come_while_somebody_looks(shelf, people):
     assert people["ben"].peer_id in {entry.author for entry in shelf.library.of_others()}
     comings[0].join(5)
     assert shelf.library.newest_number(people["ben"].peer_id) == 10
+
+
+def test_a_packet_that_is_opened_while_its_author_is_revoked_does_not_stay(tmp_path, monkeypatch):
+    ann, ben = mesh_of("ann", "ben")
+    shelf = Shelf(ann, tmp_path)
+    opened = shelf.library._open
+
+    def open_and_be_overtaken(*arguments):
+        entry = opened(*arguments)
+        shelf.library.renew(revoke(ann, ben.peer_id, time.time()))
+        return entry
+
+    monkeypatch.setattr(shelf.library, "_open", open_and_be_overtaken)
+    with pytest.raises(Revoked):
+        shelf.take(samples(), ben, 1)
+    assert not shelf.library.of_others()
+    assert not shelf.packets.inventory()
+
+
+def test_what_is_put_in_order_while_the_space_grows_is_put_in_order_anew(shelf, people, monkeypatch):
+    aligned, wider = subject.aligned, SPACE.grown(["c"])
+    shelf.take(samples(), people["ben"], 1)
+
+    def align_and_be_overtaken(packet, space):
+        monkeypatch.setattr(subject, "aligned", aligned)
+        if space is SPACE:
+            shelf.library.grow(wider)
+        return aligned(packet, space)
+
+    monkeypatch.setattr(subject, "aligned", align_and_be_overtaken)
+    shelf.library.samples()
+    (entry,) = shelf.library.samples().values()
+    assert len(entry.packet.class_counts) == wider.num_classes
 
 
 def test_of_two_packets_with_one_number_that_come_at_once_one_is_refused(shelf, people, monkeypatch):

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from members import mesh_of
 from meshlore.errors import DecodeError, Revoked, SecurityError
 from meshlore.knowledge.cutting import SKILL
 from meshlore.knowledge.packet import SamplePacket, encode
@@ -16,7 +17,6 @@ from meshlore.node.store import PacketStore
 from meshlore.node.toolbox import MAX_SKILLS, SKILL_OF, Toolbox
 from meshlore.security.governance import revoke
 from meshlore.security.identity import Identity
-from meshlore.security.membership import Credentials, Keyring, MeshRoot
 from meshlore.security.sealing import name_of, seal
 
 SPACE = Space((1, 8, 8), ("a", "b", "c"))
@@ -48,17 +48,6 @@ def samples(*labels, source=SKILL, seed=0, added=(), made_of=()):
 
 def sealed(packet, by, seq=0):
     return seal(encode(packet), credentials=by, seq=seq, now=time.time())
-
-
-def mesh_of(*names):
-    """Credentials of the members of a mesh; the first has its root key."""
-    root, charter = MeshRoot.create("testers", {}, time.time())
-    keyring, members = Keyring.generate(), []
-    for name in names:
-        identity = Identity.generate()
-        certificate = root.issue(identity.peer_id, name, ("node",), identity.hpke_public_key, time.time())
-        members.append(Credentials(identity, charter, certificate, keyring, None if members else root))
-    return members
 
 
 def put(toolbox, by, packet, classes):
@@ -129,6 +118,19 @@ def test_a_skill_goes_with_an_author_of_it_who_is_revoked_and_does_not_come_back
     assert list((tmp_path / "skills").glob("[0-9a-f]*")) == [tmp_path / "skills" / kept.name]
     with pytest.raises(Revoked, match="a member that was revoked since"):
         toolbox.asked_for(tainted, ben.peer_id, ("b",), time.time())
+
+
+@pytest.mark.parametrize("revoked", ["ben", "cid"])
+def test_a_skill_whose_maker_or_author_is_revoked_during_its_lesson_is_not_kept(tmp_path, revoked):
+    members = dict(zip(("ann", "ben", "cid"), mesh_of("ann", "ben", "cid"), strict=True))
+    ann, ben, cid = members.values()
+    toolbox = Toolbox(tmp_path, Library(SPACE, ann, PacketStore(tmp_path)), ann)
+    data = sealed(samples(1, made_of=(cid.peer_id,)), ben)
+    entry = toolbox.asked_for(data, ben.peer_id, ("b",), time.time())
+    toolbox.renew(revoke(ann, members[revoked].peer_id, time.time()))
+    toolbox.keep(entry, data)
+    assert toolbox.names() == frozenset()
+    assert not list((tmp_path / "skills").glob("[0-9a-f]*"))
 
 
 def test_a_skill_goes_with_an_author_of_it_who_proves_wrong(toolbox, new_member):
