@@ -6,13 +6,15 @@
 All but the bytes themselves are frames. A transfer that was cut goes on at ``offset``; ``size`` and ``received``
 count the whole blob.
 
-The sender has little more than `CREDIT_BYTES` on the way that the receiver has not confirmed, which it does when half
-of that has come: Yamux breaks a stream whose reader leaves its window full for 5 s, and nobody has to hold more.
+The sender has little more than `CREDIT_BYTES` on the way that the receiver has not confirmed, which it does whenever
+half of that has come, and at the end: Yamux breaks a stream whose reader leaves its window full for 5 s, and nobody has
+to hold more. Who confirms less at a time could hold the sender's memory for days, and is refused.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
@@ -27,7 +29,9 @@ from .streams import FrameStream
 
 PIECE_BYTES = 256 << 10
 CREDIT_BYTES = 2 << 20
+CONFIRMED_BYTES = CREDIT_BYTES // 2
 STALL_S = 10.0
+"""For one piece to come."""
 NAME_BYTES = 32
 FETCH, SIZE, CREDIT = "fetch", "size", "credit"
 ReadBlob = Callable[[str], Awaitable[bytes | None]]
@@ -63,7 +67,7 @@ async def receive_blob(
         piece = await _receive_bytes(frames, PIECE_BYTES)
         received += len(piece)
         count(len(piece))
-        if received - confirmed >= CREDIT_BYTES // 2:
+        if received - confirmed >= CONFIRMED_BYTES:
             await frames.send(Frame(CREDIT, 1, {"received": received}))
             confirmed = received
         await trio.to_thread.run_sync(_keep, piece, digest, partial)
@@ -111,27 +115,32 @@ async def send_blob(stream: INetStream, read: ReadBlob, size_limit_bytes: int, c
             await frames.write(piece)
             sent += len(piece)
             count(len(piece))
-        received = _int_of(await _receive(frames), CREDIT, "received")
+        due = min(CONFIRMED_BYTES, len(data) - confirmed)
+        # as long as the receiver has for all that is confirmed at once
+        credit = await _receive(frames, STALL_S * math.ceil(due / PIECE_BYTES))
+        received = _int_of(credit, CREDIT, "received")
         if not confirmed < received <= sent:
             raise DecodeError("the peer confirmed bytes that were not sent")
+        if received < len(data) and received - confirmed < CONFIRMED_BYTES:
+            raise DecodeError("the peer confirmed less than is confirmed at a time")
         confirmed = received
     return None
 
 
-async def _receive(frames: FrameStream) -> Frame:
-    with trio.move_on_after(STALL_S):
+async def _receive(frames: FrameStream, patience_s: float = STALL_S) -> Frame:
+    with trio.move_on_after(patience_s):
         return await frames.receive()
-    raise _stalled()
+    raise _stalled(patience_s)
 
 
 async def _receive_bytes(frames: FrameStream, size: int) -> bytearray:
     with trio.move_on_after(STALL_S):
         return await frames.receive_bytes(size)
-    raise _stalled()
+    raise _stalled(STALL_S)
 
 
-def _stalled() -> PeerTimeout:
-    return PeerTimeout(f"the transfer stalled for {STALL_S:.0f} s", "try again, or ask another")
+def _stalled(patience_s: float) -> PeerTimeout:
+    return PeerTimeout(f"the transfer stalled for {patience_s:.0f} s", "try again, or ask another")
 
 
 def _int_of(frame: Frame, kind: str, field: str) -> int:

@@ -14,7 +14,17 @@ from libp2p.network.stream.net_stream import NetStream
 from libp2p.peer.id import ID
 from meshlore.errors import DecodeError, PeerGone, PeerTimeout
 from meshlore.mesh import upstream
-from meshlore.mesh.blobs import CREDIT, CREDIT_BYTES, FETCH, PIECE_BYTES, SIZE, receive_blob, send_blob
+from meshlore.mesh.blobs import (
+    CONFIRMED_BYTES,
+    CREDIT,
+    CREDIT_BYTES,
+    FETCH,
+    PIECE_BYTES,
+    SIZE,
+    STALL_S,
+    receive_blob,
+    send_blob,
+)
 from meshlore.mesh.frames import Frame
 from meshlore.mesh.partials import Partial
 from meshlore.mesh.streams import FrameStream
@@ -179,22 +189,47 @@ def test_a_receiver_that_confirms_nothing_is_sent_no_more_than_its_credit_and_is
     assert sum(sent) == CREDIT_BYTES
 
 
+def test_a_receiver_on_a_slow_link_has_the_time_that_each_piece_may_take() -> None:
+    sent: list[int] = []
+
+    async def answer(stream: NetStream) -> None:
+        await send_blob(stream, _has_data, LIMIT, sent.append)
+
+    async def take_slowly(stream: NetStream) -> None:
+        frames = FrameStream(stream)
+        await frames.send(Frame(FETCH, 1, {"name": bytes.fromhex(NAME), "limit": LIMIT, "offset": 0}))
+        await frames.receive()
+        received = 0
+        while received < len(DATA):
+            piece = await frames.receive_bytes(min(PIECE_BYTES, len(DATA) - received))
+            await trio.sleep(STALL_S - 1)
+            received += len(piece)
+            if received % CONFIRMED_BYTES == 0 or received == len(DATA):
+                await frames.send(Frame(CREDIT, 1, {"received": received}))
+
+    _talk(take_slowly, answer, trio.testing.MockClock(autojump_threshold=0.05))
+    assert sum(sent) == len(DATA)
+
+
 def test_all_that_one_member_may_have_on_the_way_fits_into_what_a_connection_may_leave_unread() -> None:
     assert TransportLimits().blobs_per_peer * (CREDIT_BYTES + PIECE_BYTES) < upstream.MAX_UNREAD_BYTES
 
 
-def test_a_receiver_that_confirms_what_was_not_sent_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("received", "why"), [(len(DATA), "not sent"), (0, "not sent"), (1, "less than is confirmed at a time")]
+)
+def test_a_receiver_that_confirms_what_was_not_sent_or_byte_by_byte_is_refused(received: int, why: str) -> None:
     ended = trio.Event()
 
     async def answer(stream: NetStream) -> None:
-        with pytest.raises(DecodeError, match="not sent"):
+        with pytest.raises(DecodeError, match=why):
             await _serve(stream)
         ended.set()
 
-    async def confirm_all(stream: NetStream) -> None:
+    async def confirm(stream: NetStream) -> None:
         frames = FrameStream(stream)
         await frames.send(Frame(FETCH, 1, {"name": bytes.fromhex(NAME), "limit": LIMIT, "offset": 0}))
-        await frames.send(Frame(CREDIT, 1, {"received": len(DATA)}))
+        await frames.send(Frame(CREDIT, 1, {"received": received}))
         await ended.wait()
 
-    _talk(confirm_all, answer)
+    _talk(confirm, answer)
