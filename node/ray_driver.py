@@ -103,32 +103,40 @@ class Driver:
     def _ask(self, what: str, *arguments: Any, timeout_s: float) -> Any:
         if self._problem:
             raise Unreachable(self._problem)
+        process, patience_s = self._process, timeout_s + SLACK_S
+        # neither writing to a pipe nor reading a message from it ends by itself when the other side hangs
+        watchdog = threading.Timer(patience_s + SLACK_S, process.kill)
+        watchdog.daemon = True
+        watchdog.start()
         try:
             self._connection.send((what, arguments))
-            answer = _answer(self._connection, timeout_s + SLACK_S)
+            answer = _answer(self._connection, patience_s)
         except (OSError, MeshloreError) as error:
             self._problem = str(error) if isinstance(error, MeshloreError) else "its head or raylet is gone"
-            self._process.kill()  # or it would answer this to the next question
+            process.kill()  # or it would answer this to the next question
             raise Unreachable(self._problem) from None
+        finally:
+            watchdog.cancel()
         return answer
 
     def _start(self) -> None:
         spawn = multiprocessing.get_context("spawn")
-        self._connection, theirs = spawn.Pipe()
-        self._process = spawn.Process(
+        ours, theirs = spawn.Pipe()
+        process = spawn.Process(
             target=_drive, args=(theirs, self._address, self._workers), name="meshlore-ray", daemon=True
         )
         # Ctrl-C is the business of who started us: it stays blocked in there
         held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            self._process.start()
+            process.start()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, held)
             theirs.close()
+        self._connection, self._process = ours, process  # started: `close` may end it from now on
         try:
-            _answer(self._connection, START_S)
+            _answer(ours, START_S)
         except MeshloreError:
-            self._process.kill()
+            process.kill()
             raise
 
     def _keep(self) -> None:

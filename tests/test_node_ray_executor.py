@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import deaf
 import numpy as np
 import psutil
 import pytest
@@ -22,6 +23,7 @@ from meshlore.knowledge.generator import fit_generator
 from meshlore.knowledge.lessons import Lessons
 from meshlore.knowledge.models import build_model, to_tensor
 from meshlore.knowledge.sources import load
+from meshlore.node import ray_driver, ray_workers
 from meshlore.node.ray_driver import Driver
 from meshlore.node.ray_executor import RayExecutor, executor_of
 from meshlore.node.ray_session import LOCAL
@@ -143,6 +145,19 @@ def test_when_ray_does_not_answer_the_work_is_done_here() -> None:
     np.testing.assert_array_equal(
         RayExecutor(crew).draw(generator, labels, seed=7), IN_PROCESS.draw(generator, labels, seed=7)
     )
+
+
+def test_a_process_that_does_not_read_what_it_is_asked_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_driver, "_drive", deaf.drive)
+    monkeypatch.setattr(ray_driver, "SLACK_S", 0.2)
+    monkeypatch.setattr(ray_workers, "ANSWER_S", 0.2)
+    driver = Driver("head:1", 1, first_pause_s=3600)
+    try:
+        with pytest.raises(Unreachable):
+            driver.gradients(bytes(8 << 20), [])
+        assert driver.place.startswith("in-process until Ray at head:1 is back")
+    finally:
+        driver.close()
 
 
 def test_workers_that_failed_are_not_waited_for_again() -> None:
