@@ -204,8 +204,7 @@ class Cycle:
             return taught, Outcome(changes=changes)
         # what others hear of must not hang on the private hold-out: it learns the skill though the rest is rolled back
         better = replace(current, classifier=taught.classifier, public=taught.public or current.public)
-        if taught.kept:
-            changes["learned_from"] = self._learned_from(journal.learned_from, foreign)
+        changes["learned_from"] = self._learned_from(journal.learned_from, foreign)
         measured = await self.competence(better, skill)
         if _mean_quality(measured.competence, labels) < _mean_quality(known, labels) - WORSE:
             return replace(taught, kept=False, reason="it did not help"), Outcome()
@@ -244,11 +243,12 @@ class Cycle:
         before = () if action.anew else journal.learned_from
         if action.anew:
             current = replace(current, public=None)
+        learned = chosen if taught.kept or taught.public is not None else ()
         return Outcome(
             _skills_after(current, taught),
             {
                 "taught_by": tuple(sorted(action.packets)),
-                "learned_from": self._learned_from(before, chosen if taught.kept else ()),
+                "learned_from": self._learned_from(before, learned),
                 "refined": _refined(journal, action),
                 "logits_due": self._learner.has_news(taught) and not action.refines,
                 "standing": _standing(journal.standing, fresh, kept=taught.kept),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,9 +16,13 @@ from meshlore.knowledge.builtin import digits
 from meshlore.knowledge.data import Dataset
 from meshlore.knowledge.packet import LogitPacket, SamplePacket, encode
 from meshlore.knowledge.private import Statistics, measure
+from meshlore.knowledge.trust import Verdict
 from meshlore.node import learner as learner_module
+from meshlore.node.cycle import Cycle, _skills_after
+from meshlore.node.lane import Lane
 from meshlore.node.learner import Learner
 from meshlore.node.library import Entry
+from meshlore.node.plan import Distil
 from meshlore.node.private_learner import PrivateLearner, Vault, leave_vault, open_vault, privacy_status
 from meshlore.node.settings import Learning, Privacy
 from meshlore.node.skills import Skills
@@ -239,11 +244,25 @@ def test_both_classifiers_come_back_from_their_checkpoints(tmp_path):
 
 
 def test_a_distillation_that_was_rolled_back_still_changes_what_others_hear():
-    from meshlore.node.cycle import _skills_after
-
     old, public = torch.nn.Identity(), torch.nn.Identity()
     after = _skills_after(Skills(old, old), Taught(old, False, "worse at home", {}, public))
     assert after is not None
     assert after.classifier is old
     assert after.public is public
     assert _skills_after(Skills(old, old), Taught(old, False, "worse at home")) is None
+
+
+async def test_whom_the_public_classifier_learned_from_is_noted_though_the_personal_one_was_rolled_back():
+    old, (ben,) = torch.nn.Identity(), foreign()
+    taught = Taught(old, False, "worse at home", {"ben": Verdict(1.0, "")}, torch.nn.Identity())
+    learner = SimpleNamespace(distil=lambda *_, **__: taught, has_news=lambda _taught: True)
+    library = SimpleNamespace(of_others=lambda: [ben], own_samples=lambda: None, is_revoked=lambda _author: False)
+    lane = Lane("as the test says")
+    cycle = Cycle(learner, lane, library, SimpleNamespace(entries=list), {})
+    try:
+        action = Distil(frozenset({ben.name}), refines=False)
+        outcome = await cycle.do(action, Journal(), Skills(old, old))
+    finally:
+        await lane.close()
+    assert outcome.skills.public is taught.public
+    assert outcome.changes["learned_from"] == ("ben",)
