@@ -1,7 +1,7 @@
 """Beginnings of blobs whose transfer was cut, kept until it goes on, with the same holder or another.
 
 A blob is named by its content, so a beginning fits whoever has the rest; a wrong one shows in the hash at the
-end and is thrown away. What fits into one chunk is not kept: there would be nothing to go on with.
+end and is thrown away. What fits into one piece is not kept: there would be nothing to go on with.
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ class Learner:
         self.generators = kind if executor is IN_PROCESS else Elsewhere(kind, executor)
         self._train: Dataset | None = None
         self.held_out: Dataset | None = None
-        self._weighed: tuple[tuple[str, ...], dict[str, Verdict]] = (), {}
+        self._weighed: tuple[tuple[tuple[str, int], ...], dict[str, Verdict]] = (), {}
         if private is not None:
             self._train, self.held_out = hold_out(private, seed=seed)
 
@@ -203,10 +203,11 @@ class Learner:
         """Judge every author of foreign packets; ``standing`` scales what was found today by the past."""
         packets = {e.name: (e.author, e.packet) for e in foreign if isinstance(e.packet, SamplePacket)}
         answers = [(e.author, e.packet) for e in foreign if isinstance(e.packet, LogitPacket)]
-        names = tuple(entry.name for entry in foreign)
-        if names != self._weighed[0]:
+        # of a skill counts what others do not show as well, which changes with theirs
+        shown = tuple((e.name, len(e.packet) if isinstance(e.packet, SamplePacket) else 0) for e in foreign)
+        if shown != self._weighed[0]:
             # a generator learns from what was distilled just before
-            self._weighed = names, weigh(self._train, packets, answers, self.space, seed=self.seed)
+            self._weighed = shown, weigh(self._train, packets, answers, self.space, seed=self.seed)
         return {
             author: replace(verdict, weight=verdict.weight * standing.get(author, 1.0))
             for author, verdict in self._weighed[1].items()
