@@ -24,10 +24,9 @@ from libp2p.abc import INetStream
 from ..errors import DecodeError, PeerTimeout, Refused
 from .dispatch import ERROR, body_of, error_frame
 from .frames import Frame
-from .partials import Partial, check_name
+from .partials import PIECE_BYTES, Partial, check_name
 from .streams import FrameStream
 
-PIECE_BYTES = 256 << 10
 CREDIT_BYTES = 2 << 20
 CONFIRMED_BYTES = CREDIT_BYTES // 2
 STALL_S = 10.0

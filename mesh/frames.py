@@ -16,7 +16,6 @@ from ..errors import DecodeError
 
 VERSION = 1
 MAX_FRAME_BYTES = 1 << 20
-CHUNK_BYTES = 256 << 10
 MAX_KIND_LENGTH = 64
 MAX_ID = 2**32 - 1
 _LENGTH = struct.Struct("!I")

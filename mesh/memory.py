@@ -18,10 +18,10 @@ from typing import Any, TypeVar
 from ..errors import DecodeError, NotAMember, PeerGone, PeerTimeout, Refused, Unreachable
 from ..security.membership import Certificate, Credentials
 from .dispatch import Dispatcher, body_of
-from .frames import CHUNK_BYTES, Decoder, Frame, encode
+from .frames import Decoder, Frame, encode
 from .guard import Guard
 from .messages import TEACHERS, peer_id_in
-from .partials import Partial, check_name
+from .partials import PIECE_BYTES, Partial, check_name
 from .reasons import Reason, refused_by_peer
 from .transport import Body, Caller, Service, Traffic, TransportLimits
 
@@ -164,7 +164,7 @@ class MemoryTransport:
         return await self._deadline(pull, peer_id, timeout_s)
 
     async def _pull(self, wire: _Wire, remote: MemoryTransport, name: str, limit: int, partial: Partial) -> bytes:
-        """Chunk by chunk, each there and back."""
+        """Piece by piece, each there and back."""
         begun, data, size = len(partial.data), bytearray(partial.data), MAX_BLOB_BYTES
         while len(data) < size:
             read = functools.partial(remote._read, self.peer_id, name, limit, len(data))
@@ -228,7 +228,7 @@ class MemoryTransport:
         return reply
 
     async def _read(self, caller: str, name: str, limit: int, offset: int) -> tuple[int, bytes]:
-        """The size of a blob, and its next chunk."""
+        """The size of a blob, and its next piece."""
         await self._thawed(self.peer_id)
         if not TEACHERS & self._certificates[caller].roles:
             refusal = Refused("knowledge is for nodes and anchors", code="role")
@@ -239,7 +239,7 @@ class MemoryTransport:
             raise Refused(f"the peer does not have {name[:12]}…", "ask another", code="no-such-blob")
         if len(data) > limit:
             raise Refused(f"the blob of {len(data)} bytes is larger than asked for", code="too-large")
-        piece = data[offset : offset + CHUNK_BYTES]
+        piece = data[offset : offset + PIECE_BYTES]
         self._blob_sent += len(piece)
         self._sent += len(piece)
         return len(data), piece

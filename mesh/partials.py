@@ -16,6 +16,7 @@ from ..errors import DecodeError, PeerGone
 
 log = logging.getLogger("meshlore.mesh")
 
+PIECE_BYTES = 256 << 10
 MAX_PARTIALS = 16
 MAX_AGE_S = 24 * 3600.0
 

@@ -24,13 +24,13 @@ from multiaddr import Multiaddr
 from ..errors import DecodeError, MeshloreError, NotAMember, PeerGone, PeerTimeout, Refused, Unreachable
 from ..security.limits import WaitingRoom
 from .admission import Door, MemberNoise
-from .blobs import CREDIT_BYTES, PIECE_BYTES, receive_blob, send_blob
+from .blobs import CREDIT_BYTES, receive_blob, send_blob
 from .calls import Calls, Reply, Request, serve_calls
 from .failures import dial_failure, root_cause
 from .frames import Frame
 from .interfaces import dialable
 from .messages import TEACHERS, peer_id_in
-from .partials import Partial
+from .partials import PIECE_BYTES, Partial
 from .reasons import Reason
 from .relay import HOP, Relay, RelayLimits
 from .streams import FrameStream

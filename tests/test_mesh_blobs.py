@@ -19,14 +19,13 @@ from meshlore.mesh.blobs import (
     CREDIT,
     CREDIT_BYTES,
     FETCH,
-    PIECE_BYTES,
     SIZE,
     STALL_S,
     receive_blob,
     send_blob,
 )
 from meshlore.mesh.frames import Frame
-from meshlore.mesh.partials import Partial
+from meshlore.mesh.partials import PIECE_BYTES, Partial
 from meshlore.mesh.streams import FrameStream
 from meshlore.mesh.transport import TransportLimits
 

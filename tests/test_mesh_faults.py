@@ -8,8 +8,8 @@ import logging
 from collections import Counter
 
 import pytest
-from meshlore.mesh.frames import CHUNK_BYTES
 from meshlore.mesh.logs import LINES_AT_ONCE, NoFlood
+from meshlore.mesh.partials import PIECE_BYTES
 
 from benchmarks.faults import Fault, broken
 from benchmarks.swarm import Swarm
@@ -22,7 +22,7 @@ NODES = 9
 
 @pytest.mark.parametrize("fault", Fault)
 def test_after_the_fault_every_live_node_holds_every_packet(fault: Fault, caplog: pytest.LogCaptureFixture) -> None:
-    size_bytes = 3 * CHUNK_BYTES if fault is Fault.CUT_TRANSFERS else 500
+    size_bytes = 3 * PIECE_BYTES if fault is Fault.CUT_TRANSFERS else 500
 
     async def story() -> None:
         swarm = Swarm()

@@ -9,8 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from meshlore.mesh.frames import CHUNK_BYTES
-from meshlore.mesh.partials import MAX_AGE_S, MAX_PARTIALS, Partials
+from meshlore.mesh.partials import MAX_AGE_S, MAX_PARTIALS, PIECE_BYTES, Partials
 
 from benchmarks.swarm import Swarm
 from benchmarks.virtual_time import run
@@ -77,8 +76,8 @@ def test_a_node_that_is_killed_in_the_middle_of_a_transfer_goes_on_with_another_
         author, holder, victim = await swarm.grow(3)
         await swarm.until(lambda: all(node.neighbours == 2 for node in swarm.nodes), 30)
         swarm.network.cut(holder.mesh.peer_id, victim.mesh.peer_id)
-        swarm.publish(author, size_bytes=20 * CHUNK_BYTES)
-        await swarm.until(lambda: victim.mesh.traffic().blob_bytes_received > 5 * CHUNK_BYTES, 60)
+        swarm.publish(author, size_bytes=20 * PIECE_BYTES)
+        await swarm.until(lambda: victim.mesh.traffic().blob_bytes_received > 5 * PIECE_BYTES, 60)
         await swarm.kill(victim)
         before = victim.mesh.traffic().blob_bytes_received
         assert not victim.store.blobs
@@ -88,7 +87,7 @@ def test_a_node_that_is_killed_in_the_middle_of_a_transfer_goes_on_with_another_
         again = await swarm.start(victim)
         await swarm.until(swarm.complete, 60)
         transferred = before + again.mesh.traffic().blob_bytes_received
-        assert transferred <= 21 * CHUNK_BYTES
+        assert transferred <= 21 * PIECE_BYTES
         assert not any((tmp_path / victim.name).iterdir())
         await swarm.stop()
 
