@@ -87,14 +87,22 @@ class Lessons:
         return to_images(self.images, space), self.labels.numpy(), self.weights.numpy()
 
 
-def assemble(packets: Packets, answers: Answers, verdicts: Mapping[str, Verdict], space: Space) -> Lessons:
+def assemble(
+    packets: Packets,
+    answers: Answers,
+    verdicts: Mapping[str, Verdict],
+    space: Space,
+    *,
+    anchors: Collection[str] = (),
+) -> Lessons:
     """Lessons of every packet whose author is trusted; an author without a verdict is not.
 
     Where teachers answered about views of its samples, the views are lessons too, and share the samples' weight.
 
     Who answered for a sample counts by the real images of its class that it learned from, and its word for each
-    other class by those of that class. An author that published no counts (the anchor) counts as much as all others
-    together. A teacher that contradicts most labels of a class is not heard about that class.
+    other class by those of that class. One of the ``anchors``, which have no images, counts as much as all others
+    together; anybody else that published no counts knows by hearsay. A teacher that contradicts most labels of a class
+    is not heard about that class.
     """
     trusted = {
         name: (author, packet)
@@ -114,6 +122,7 @@ def assemble(packets: Packets, answers: Answers, verdicts: Mapping[str, Verdict]
         nothing = torch.zeros(0)
         return Lessons(torch.zeros(0, *space.shape), nothing.long(), nothing, space.num_classes, ())
     counts, usual = _counts(trusted, space)
+    counts |= dict.fromkeys(anchors, torch.stack(list(counts.values())).sum(dim=0))
     heeded = _heeded(trusted, newest, verdicts, space)
     said: list[Said] = []
     images: list[Tensor] = []
@@ -210,12 +219,9 @@ def _said(
     Competence ends at the usual number of images, so that nobody gains by claiming more.
     """
     of = torch.from_numpy(labels.astype(np.int64))
-    everybody = torch.stack(list(counts.values())).sum(dim=0)
     shares, competence = {}, {}
     for teacher in sorted(logits):
-        learned = counts.get(teacher)
-        if learned is None or not bool(learned.any()):
-            learned = everybody
+        learned = counts.get(teacher, torch.zeros_like(usual))
         shares[teacher] = learned[of].clamp(min=1) * verdicts[teacher].weight * heeded[teacher][of]
         competence[teacher] = HEARSAY + torch.minimum(learned, usual) / usual.clamp(min=1)
     total = sum(shares.values(), torch.zeros(len(of))).clamp(min=1e-6)

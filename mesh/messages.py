@@ -30,7 +30,8 @@ from .records import MARK_BYTES, AddressRecord, read_record
 HELLO, BEAT, ADVERT, ANNOUNCE, PEERS = "mesh.hello", "mesh.beat", "mesh.advert", "mesh.announce", "mesh.peers"
 SYNC, PART, FIND = "mesh.sync", "mesh.part", "mesh.find"
 OWN_PREFIX = "mesh."
-TEACHERS = frozenset({"node", "anchor"})
+ANCHOR = "anchor"
+TEACHERS = frozenset({"node", ANCHOR})
 """The roles that exchange knowledge; members with others may only ask for tasks."""
 ROLES_OF_KIND: Mapping[str, frozenset[str]] = {ANNOUNCE: TEACHERS, SYNC: TEACHERS}
 MAX_ADVERT_BYTES = 8 << 10

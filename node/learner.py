@@ -360,7 +360,7 @@ class Learner:
         answers = [(e.author, e.packet) for e in entries if isinstance(e.packet, LogitPacket)]
         answers += own_answers
         trusted = dict(verdicts) | ({own.author: Verdict(1.0, "own")} if own is not None else {})
-        return assemble(packets, answers, trusted, self.space)
+        return assemble(packets, answers, trusted, self.space, anchors={e.author for e in entries if e.by_anchor})
 
     def _fit_generator(
         self, images: np.ndarray, labels: np.ndarray, weights: np.ndarray, step: Step, start: Generator | None

@@ -17,7 +17,7 @@ from ..knowledge.cutting import SKILL
 from ..knowledge.merging import aligned, unknown
 from ..knowledge.packet import LogitPacket, SamplePacket, decode
 from ..knowledge.space import Space
-from ..mesh.messages import TEACHERS
+from ..mesh.messages import ANCHOR, TEACHERS
 from ..security.membership import Credentials
 from ..security.sealing import name_of, open_sealed
 from .eviction import Held, to_evict
@@ -30,7 +30,8 @@ UNREADABLE = -1.0
 
 @dataclass(frozen=True)
 class Entry:
-    """One opened packet. ``author`` is a PeerID, ``created_at`` unix seconds."""
+    """One opened packet. ``author`` is a PeerID, ``created_at`` unix seconds; ``by_anchor``: the mesh has made its
+    author an anchor, which learns from all."""
 
     name: str
     author: str
@@ -38,6 +39,7 @@ class Entry:
     seq: int
     created_at: float
     packet: SamplePacket | LogitPacket
+    by_anchor: bool = False
 
 
 @dataclass(frozen=True)
@@ -206,7 +208,8 @@ class Library:
         packet = decode(sealed.body, self._space)
         if isinstance(packet, SamplePacket) and (packet.source == SKILL or packet.made_of):
             raise DecodeError("a skill is for who asked for it, and no publication")
-        return Entry(name, sealed.author, sealed.author_name, sealed.seq, sealed.created_at, packet)
+        author, by_anchor = (sealed.author, sealed.author_name), ANCHOR in sealed.roles
+        return Entry(name, *author, sealed.seq, sealed.created_at, packet, by_anchor)
 
     def _remember(self, entry: Entry) -> None:
         """Keep the newest of its author and kind; the numbers of those dropped stay known."""

@@ -90,11 +90,14 @@ def test_who_knows_a_class_by_hearsay_is_heard_less_about_it() -> None:
     assert target[0] == pytest.approx(0.75 / (0.75 + 0.25 * 0.5 / 1.5), abs=1e-3)
 
 
-def test_an_anchor_without_counts_weighs_as_much_as_all_others() -> None:
-    packets = {"1" * 64: ("a", packet([0], [30, 0, 0], [[20, 0, 0]]))}
+def test_an_anchor_weighs_as_much_as_all_others_and_who_only_answers_hardly_anything() -> None:
+    packets = {"1" * 64: ("a", packet([0], [30, 30, 0], [[20, 0, 0]]))}
     above = LogitPacket(SPACE.id, ("1" * 64,), (np.array([[0, 20, 0]], np.float16),))
-    lessons = assemble(packets, [("anchor", above)], {"a": FULL, "anchor": FULL}, SPACE)
-    assert lessons.targets(1.0)[0].tolist() == pytest.approx([0.5, 0.5, 0.0], abs=1e-3)
+    said, verdicts = [("b", above)], {"a": FULL, "b": FULL}
+    by_anchor = assemble(packets, said, verdicts, SPACE, anchors={"b"})
+    assert by_anchor.targets(1.0)[0].tolist() == pytest.approx([0.5, 0.5, 0.0], abs=1e-3)
+    by_anybody = assemble(packets, said, verdicts, SPACE)
+    assert by_anybody.targets(1.0)[0, 1] < 0.01
 
 
 def test_a_boundless_claim_of_images_does_not_drown_the_others() -> None:
