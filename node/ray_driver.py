@@ -53,6 +53,7 @@ class Driver:
         self._address, self._workers, self._first_pause_s = address, workers, first_pause_s
         self._closing = threading.Event()
         self._problem = ""
+        log.info("connecting to Ray", address=address, workers=workers)
         self._start()
         self._thread = threading.Thread(target=self._keep, name="ray", daemon=True)
         self._thread.start()
@@ -187,7 +188,7 @@ def _drive(connection: Connection, address: str, workers: int) -> None:
             from .ray_workers import Workers
 
             crew = Workers(ray, workers)
-            connection.send(_up(crew))
+            connection.send(started(ray, crew))
             known: dict[str, Callable[..., Any]] = {
                 "process_ids": crew.process_ids,
                 "gradients": crew.gradients,
@@ -202,9 +203,18 @@ def _drive(connection: Connection, address: str, workers: int) -> None:
         connection.send(error)
 
 
-def _up(crew: Workers) -> list[int]:
+def started(ray: Any, crew: Workers) -> list[int]:
     """The process ids of workers, once they are up. Raises Unreachable when they do not come."""
+    cpus = ray.cluster_resources().get("CPU", 0)
     try:
         return crew.process_ids()
-    except Unreachable:
-        raise Unreachable(f"{len(crew)} workers do not start on that Ray", "has it as many CPUs free?") from None
+    except Unreachable as error:
+        if cpus < len(crew):
+            raise Unreachable(
+                f"{len(crew)} workers need a CPU each, and that Ray has {cpus:g}",
+                "lower anchor.workers, or add machines to that Ray",
+            ) from None
+        raise Unreachable(
+            f"{len(crew)} workers do not start on that Ray: {error.message}",
+            "are as many CPUs free there, and is meshlore installed everywhere?",
+        ) from None

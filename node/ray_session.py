@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, Unreachable
+from ..errors import ConfigError, MeshloreError, Unreachable
 
 LOCAL = "local"
 """In place of an address: a Ray of our own on this machine."""
@@ -31,6 +31,11 @@ QUIET = {
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # what befalls workers: Ray prints it on standard output, our JSON's place
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+ONE_TRY = {"RAY_NUM_REDIS_GET_RETRIES": "1"}
+"""To reach a head, 40 s when it is silent; Ray by itself makes 20 of them."""
+
+MISMATCH = r"mismatch.*?Ray: (\S+)\s+Python: (\S+).*?Ray: (\S+)\s+Python: (\S+)"
+"""In what Ray says: the cluster's versions, then those here."""
 
 
 @contextmanager
@@ -42,19 +47,19 @@ def ray_session(address: str, *, cpus: int = 2, store_bytes: int = STORE_BYTES) 
         cpus, store_bytes: of a Ray of our own.
 
     Raises:
-        ConfigError: Ray is not installed, too old or another version than the cluster's, or asks for no token.
-        Unreachable: nobody answers there, or the token is another one.
+        ConfigError: Ray is not installed, too old, of another version than the cluster, or has no token or another one.
+        Unreachable: nobody answers there, or nobody as a Ray does.
     """
     if address != LOCAL:
         _check_address(address)
     with ExitStack() as cleanup:
-        folder, own = "", dict[str, str]()
+        folder, more = "", ONE_TRY
         if address == LOCAL:
             # not in TMPDIR, which may be long: Ray's sockets have 107 characters for their path
             temporary = tempfile.TemporaryDirectory(prefix="meshlore-ray-", dir="/tmp", ignore_cleanup_errors=True)
             folder = cleanup.enter_context(temporary)
-            own = _own_token(Path(folder))
-        with _environment(QUIET | own):
+            more = _own_token(Path(folder))
+        with _environment(QUIET | more):
             ray = _imported()
             if ray.is_initialized():
                 raise ConfigError("this process is connected to Ray already", "end that first: ray.shutdown()")
@@ -123,17 +128,29 @@ def _connect(ray: Any, address: str) -> None:
     try:
         ray.init(address=address, log_to_driver=False, logging_level="CRITICAL")
     except (RuntimeError, ConnectionError, OSError, SystemExit) as error:
-        if "mismatch" in str(error):
-            versions = " ".join(re.findall(r"(?:Ray|Python): [\w.]+", str(error)))
-            raise ConfigError(
-                f"the Ray cluster at {address} runs other versions than this machine ({versions})",
-                "install the same Ray and the same Python everywhere",
-            ) from None
-        if type(error).__name__ == "AuthenticationError":
-            raise ConfigError(f"no Ray token here ({_line(error)})", "see docs/ray.md") from None
-        raise Unreachable(
-            f"the Ray cluster at {address} does not take us", "is the token the same there, and the port its head's?"
-        ) from None
+        raise _not_connected(address, error) from None
+
+
+def _not_connected(address: str, error: BaseException) -> MeshloreError:
+    """Why, from what Ray says."""
+    said = f"{error} {error.__cause__}"
+    if versions := re.search(MISMATCH, said, re.DOTALL):
+        return ConfigError(
+            "the Ray cluster at {} runs Ray {} with Python {}, this machine Ray {} with Python {}".format(
+                address, *versions.groups()
+            ),
+            "install the same Ray and the same Python everywhere",
+        )
+    if type(error).__name__ == "AuthenticationError":
+        return ConfigError(f"no Ray token here ({_line(error)})", "see docs/ray.md")
+    if "AuthenticationError" in said:
+        return ConfigError(
+            f"the Ray cluster at {address} asks for another token", "copy that of its head, see docs/ray.md"
+        )
+    return Unreachable(
+        f"whoever listens at {address} does not answer as the head of a Ray does",
+        "is the port right, and does the head still work? see docs/ray.md",
+    )
 
 
 def _own_token(folder: Path) -> dict[str, str]:

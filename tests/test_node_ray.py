@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -24,6 +25,8 @@ from meshlore.node.ray_session import LOCAL, ray_session
 from meshlore.node.store import StateStore
 from meshlore.security.membership import Credentials, found_mesh
 from typer.testing import CliRunner
+
+from benchmarks.raylets import raylets
 
 ROOT = Path(__file__).resolve().parents[1]
 LITTLE_WORK = {
@@ -87,15 +90,13 @@ def test_a_cluster_of_another_version_is_named_with_both(
     said = "Version mismatch: The cluster was started with:\n    Ray: 2.55.0\n    Python: 3.12.1\nThis process on\n"
     fake_ray(monkeypatch, "2.60.0", RuntimeError(f"{said} was started with:\n    Ray: 2.60.0\n    Python: 3.11.7\n"))
     error = refused(listening)
-    assert "Ray: 2.55.0 Python: 3.12.1 Ray: 2.60.0 Python: 3.11.7" in str(error)
+    assert f"{listening} runs Ray 2.55.0 with Python 3.12.1, this machine Ray 2.60.0 with Python 3.11.7" in str(error)
     assert "install the same Ray" in error.remedy
 
 
-def test_a_cluster_that_takes_us_not_is_told_from_one_that_is_not_there(
-    monkeypatch: pytest.MonkeyPatch, token: Path, listening: str
-) -> None:
+def test_who_is_no_ray_is_told_from_nobody(monkeypatch: pytest.MonkeyPatch, token: Path, listening: str) -> None:
     fake_ray(monkeypatch, "2.60.0", ConnectionError("Failed to connect to Ray cluster"))
-    assert "is the token the same" in str(refused(listening))
+    assert "does not answer as the head of a Ray does" in str(refused(listening))
     with socket.create_server(("127.0.0.1", 0)) as server:
         nobody = f"127.0.0.1:{server.getsockname()[1]}"
     started = time.monotonic()
@@ -161,6 +162,44 @@ def wait_for(process: subprocess.Popen[str], path: Path, pattern: str) -> None:
     while not list(path.glob(pattern)):
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
+
+
+def said_by_the_command(address: str, **environment: str) -> str:
+    """The one line of a cluster that cannot be had."""
+    command = [sys.executable, "-m", "meshlore", "cluster", "--ray", address, "--nodes", "2", "--no-anchor"]
+    ended = subprocess.run(
+        command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert ended.returncode in {1, 2}
+    assert ended.stdout == ""
+    assert ended.stderr.count("\n") == 1, ended.stderr
+    return ended.stderr
+
+
+@pytest.mark.slow
+def test_somebody_who_is_no_ray_is_given_up_after_one_try(token: Path, listening: str) -> None:
+    said = said_by_the_command(listening, RAY_py_gcs_connect_timeout_s="2")
+    assert f"whoever listens at {listening} does not answer as the head of a Ray does" in said
+
+
+OTHER_VERSION = """
+import sys, types
+sys.modules["ray._version"] = types.ModuleType("ray._version")
+sys.modules["ray._version"].version, sys.modules["ray._version"].commit = "2.99.0", ""
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_real_head_of_another_version_or_with_another_token_is_one_line_each(token: Path, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(OTHER_VERSION)
+    (tmp_path / "other").write_text("1" * 64)
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    with raylets([1]) as address:
+        said = said_by_the_command(address, PYTHONPATH=path)
+        assert re.search(rf"{address} runs Ray [\d.]+ with Python [\d.]+, this machine Ray 2\.99\.0 with Python", said)
+        said = said_by_the_command(address, RAY_AUTH_TOKEN_PATH=str(tmp_path / "other"))
+        assert f"the Ray cluster at {address} asks for another token" in said
 
 
 def below(process: subprocess.Popen[str]) -> list[psutil.Process]:

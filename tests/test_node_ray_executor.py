@@ -25,7 +25,7 @@ from meshlore.knowledge.lessons import Lessons
 from meshlore.knowledge.models import build_model, to_tensor
 from meshlore.knowledge.sources import load
 from meshlore.node import ray_driver, ray_workers
-from meshlore.node.ray_driver import Driver
+from meshlore.node.ray_driver import Driver, started
 from meshlore.node.ray_executor import RayExecutor, executor_of
 from meshlore.node.ray_session import LOCAL
 from meshlore.node.ray_workers import Workers
@@ -183,6 +183,20 @@ def test_workers_that_failed_are_not_waited_for_again() -> None:
     assert workers.place == "in-process, as Ray does not answer (it is gone)"
 
 
+@pytest.mark.parametrize(
+    ("cpus", "says"),
+    [
+        ({"CPU": 1.0}, "2 workers need a CPU each, and that Ray has 1: lower anchor.workers"),
+        ({}, "2 workers need a CPU each, and that Ray has 0: lower anchor.workers"),
+        ({"CPU": 2.0}, r"2 workers do not start on that Ray: .*it is gone.*: are as many CPUs free there"),
+    ],
+)
+def test_workers_that_do_not_start_say_whether_the_ray_is_too_small(cpus: dict[str, float], says: str) -> None:
+    ray = FailingRay(cpus)
+    with pytest.raises(Unreachable, match=says):
+        started(ray, Workers(ray, 2))
+
+
 class NoRay(Exception):
     """What Ray raises in `FailingRay`."""
 
@@ -192,11 +206,13 @@ class FailingRay:
 
     exceptions = SimpleNamespace(RayError=NoRay)
 
-    def __init__(self) -> None:
+    def __init__(self, resources: dict[str, float] | None = None) -> None:
         self.asked = 0
+        self.cluster_resources = lambda: resources
 
     def remote(self, **_options: Any) -> Any:
-        worker = SimpleNamespace(gradient=SimpleNamespace(remote=lambda *_: None))
+        method = SimpleNamespace(remote=lambda *_: None)
+        worker = SimpleNamespace(gradient=method, process_id=method)
         return lambda _kind: SimpleNamespace(remote=lambda: worker)
 
     def put(self, value: Any) -> Any:
