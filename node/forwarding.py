@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import structlog
 
-from ..errors import DeadlineExceeded, DecodeError, MeshloreError, NoCapableNode, PeerError, PeerTimeout
+from ..errors import DeadlineExceeded, DecodeError, MeshloreError, NoCapableNode, PeerError, PeerTimeout, Refused
 from ..knowledge.space import Space
 from .pieces import Done, Piece, Served, as_sent, check
 from .router import Ability, Candidate, route
@@ -20,6 +20,8 @@ log = structlog.get_logger("meshlore.tasks")
 ATTEMPT_S = 10.0
 AT_ONCE = 4
 """Pieces of one task under way: enough to keep several nodes busy, few enough to leave others their turn."""
+BUSY_S = 0.2
+"""Between two tries to find room for the next piece of a task that has begun."""
 
 
 class Network(Protocol):
@@ -39,6 +41,8 @@ class Network(Protocol):
 class Forwarding:
     """The way of one task's pieces. Nobody that failed for one piece is asked for another.
 
+    Who is busy has failed too; but once a piece is done the task is not refused for want of room any more: it waits.
+
     Args:
         here: does a piece on this node.
 
@@ -51,6 +55,8 @@ class Forwarding:
         self._here = here
         self._ends = time.monotonic() + timeout_s
         self.failed: dict[str, str] = {}
+        self._busy = set[str]()
+        self._begun = False
 
     async def all(self, pieces: Sequence[Piece], where: str, on_done: Callable[[Done], None]) -> None:
         """Do every piece.
@@ -79,21 +85,43 @@ class Forwarding:
         task = piece.task
         while True:
             order = self.order(piece, where)
+            if not order and self._begun and self._busy:
+                await asyncio.sleep(BUSY_S)
+                self._ask_the_busy_again()
+                continue
             if not order:
                 raise nobody(task.kind, getattr(task, "label", ""), where, self.failed)
             candidate, left_s = order[0], self._ends - time.monotonic()
             wait_s = max(0.1, min(ATTEMPT_S, left_s if len(order) == 1 else left_s / 2))
             try:
-                if candidate.hop == "here":
-                    return Done(piece, piece.at_home or await self._here(task), candidate)
-                reply = await self._network.ask(candidate.peer_id, "task", as_sent(task), wait_s)
-                check(task, reply, self._network.space)
-                return Done(piece, reply, candidate)
+                reply = await self._reply(piece, candidate, wait_s)
             except (PeerError, DecodeError) as error:
-                self.failed[candidate.peer_id] = str(error)
-                log.warning("task goes elsewhere", task=task.kind, failed=candidate.name, because=str(error))
+                self._note(task, candidate, error)
                 if isinstance(error, PeerTimeout) and wait_s >= left_s:
                     raise DeadlineExceeded("nobody answered in time", "give it more time (--timeout)") from None
+            else:
+                self._begun = True
+                return Done(piece, reply, candidate)
+
+    async def _reply(self, piece: Piece, candidate: Candidate, wait_s: float) -> dict[str, Any]:
+        if candidate.hop == "here":
+            return piece.at_home or await self._here(piece.task)
+        reply = await self._network.ask(candidate.peer_id, "task", as_sent(piece.task), wait_s)
+        check(piece.task, reply, self._network.space)
+        return reply
+
+    def _note(self, task: Served, candidate: Candidate, error: MeshloreError) -> None:
+        self.failed[candidate.peer_id] = str(error)
+        busy = isinstance(error, Refused) and error.code == "busy"
+        if busy:
+            self._busy.add(candidate.peer_id)
+        say = log.debug if busy else log.warning
+        say("task goes elsewhere", task=task.kind, failed=candidate.name, because=str(error))
+
+    def _ask_the_busy_again(self) -> None:
+        for peer_id in self._busy:
+            del self.failed[peer_id]
+        self._busy.clear()
 
     def order(self, piece: Piece, where: str) -> list[Candidate]:
         """Who may do a piece, best first."""

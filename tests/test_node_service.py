@@ -1,6 +1,8 @@
 """Tasks on their way: the best node first, another when it fails, in pieces, within the deadline."""
 
 import asyncio
+import itertools
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -12,6 +14,7 @@ from meshlore.codec import pack, pack_array, unpack_array
 from meshlore.errors import DeadlineExceeded, InvalidTask, NoCapableNode, PeerGone, PeerTimeout, Refused
 from meshlore.knowledge.data import Dataset
 from meshlore.knowledge.space import Space
+from meshlore.node.forwarding import AT_ONCE
 from meshlore.node.lane import MAX_URGENT, Lane
 from meshlore.node.pieces import LOCAL_CHUNK
 from meshlore.node.results import result_from_map
@@ -328,3 +331,35 @@ async def test_a_full_lane_sends_the_task_elsewhere_or_says_so_in_one_line(host,
     release.set()
     await asyncio.gather(*full)
     await free.close()
+
+
+class FullNowAndThen(Lane):
+    """Has no room for some pieces, counted from 0."""
+
+    def __init__(self, refused):
+        super().__init__("full now and then")
+        self._refused, self._asked = refused, itertools.count()
+
+    async def serve(self, work):
+        if next(self._asked) in self._refused:
+            raise Refused("this node has too many tasks waiting", "try again in a moment", code="busy")
+        return await super().serve(work)
+
+
+@pytest.fixture
+async def full(request, host):
+    await host.lane.close()
+    host.lane = FullNowAndThen(request.param)
+
+
+@pytest.mark.parametrize("full", [range(AT_ONCE, AT_ONCE + 3)], indirect=True)
+async def test_a_task_that_is_being_done_waits_for_room_on_the_lane(host, full):
+    result, _ = await submit(host, Generate("b", n=8 * LOCAL_CHUNK))
+    assert len(result.images) == 8 * LOCAL_CHUNK
+    assert result.answer.tried == ()
+
+
+@pytest.mark.parametrize("full", [range(AT_ONCE, sys.maxsize)], indirect=True)
+async def test_a_lane_that_stays_full_costs_the_deadline(host, full):
+    with pytest.raises(DeadlineExceeded, match="give it more time"):
+        await submit(host, Generate("b", n=8 * LOCAL_CHUNK), timeout_s=1.0)
