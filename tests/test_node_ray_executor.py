@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import signal
 import time
 from collections.abc import Iterator
@@ -35,18 +34,6 @@ from benchmarks.raylets import raylets
 
 DIGITS = load("digits").dataset.subset(np.arange(80))
 ANCHOR = frozenset({"anchor"})
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _token(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Ray looks once in a process, when it is imported, whether it shows a token: before the first test imports it."""
-    path = tmp_path_factory.mktemp("ray") / "token"
-    path.touch(0o600)
-    path.write_text(secrets.token_hex(32))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "token")
-        patch.setenv("RAY_AUTH_TOKEN_PATH", str(path))
-        yield
 
 
 def lessons() -> Lessons:
@@ -237,7 +224,8 @@ def test_only_an_anchor_with_an_address_uses_ray(settings: Anchor, roles: frozen
         assert executor is IN_PROCESS
 
 
-def test_an_anchor_whose_ray_is_not_there_does_not_start() -> None:
+def test_an_anchor_whose_ray_is_not_there_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
     with pytest.raises(Unreachable, match="no Ray answers at"), executor_of(Anchor(ray="127.0.0.1:1"), ANCHOR):
         pytest.fail("it started")
 
