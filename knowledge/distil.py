@@ -60,9 +60,8 @@ class DistilSettings:
         )
 
     def once_answered(self) -> DistilSettings:
-        """For lessons that many have answered: longer, and almost without private images. What those can tell, the
-        student's own answers say already; they only draw it to the classes at home."""
-        return replace(self, steps=2 * self.steps, private_batch=self.private_batch // 8)
+        """For lessons that many have answered: there is more to learn."""
+        return replace(self, steps=2 * self.steps)
 
 
 def distil(

@@ -39,7 +39,7 @@ def distilling(
     """``chosen`` for samples of this size, with the steps that the settings say.
 
     Args:
-        lessons: given where what is known of the private samples is in their answers too.
+        lessons: what is learned from, if answers to them are worth longer learning.
     """
     if not space.is_small:
         chosen = chosen.for_many_pixels()

@@ -247,7 +247,6 @@ class Learner:
         decision = keep_better(classifier, student, self.held_out, prior)
         if not decision.kept:
             # a hold-out is small and all of a turn is at stake: once more, with more of the private data beside
-            settings = self._distil_settings()
             settings = replace(settings, private_batch=MORE_PRIVATE * settings.private_batch)
             student = self._distil(classifier, self._train, lessons, settings=settings, seed=seed + 1, step=step)
             decision = keep_better(classifier, student, self.held_out, prior)
