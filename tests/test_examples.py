@@ -21,7 +21,7 @@ from meshlore.security.membership import found_mesh
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
-WAIT_S = 100
+WAIT_S = 300  # a machine that does other things too
 LITTLE_WORK = {
     "MESHLORE_LEARNING__CLASSIFIER_STEPS": "60",
     "MESHLORE_LEARNING__CONDENSE_STEPS": "10",
