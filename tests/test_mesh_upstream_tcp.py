@@ -16,6 +16,7 @@ from libp2p.io.trio import TrioTCPStream
 from libp2p.network.connection.raw_connection import RawConnection
 from meshlore.mesh import upstream
 from meshlore.mesh.tcp import PromptSocket
+from turns import turns_of_others
 
 TEACH = "upstream changed: read the new code, then drop or adapt the workaround"
 TIMES = 64
@@ -31,31 +32,14 @@ async def _pair() -> tuple[trio.SocketStream, trio.SocketStream]:
     return near, far
 
 
-async def _turns_of_others(work: Callable[[], Awaitable[object]]) -> int:
-    turns = 0
-
-    async def count() -> None:
-        nonlocal turns
-        while True:
-            await trio.lowlevel.checkpoint()
-            turns += 1
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(count)
-        for _ in range(TIMES):
-            await work()
-        nursery.cancel_scope.cancel()
-    return turns
-
-
 async def _turns_of_a_stream(prompt: Callable[[RawConnection], None]) -> tuple[int, int]:
     """Turns that `TIMES` writes cost which a socket could do at once, and as many reads."""
     near, far = await _pair()
     writer, reader = (RawConnection(TrioTCPStream(end), False) for end in (near, far))
     for end in (writer, reader):
         prompt(end)
-    writes = await _turns_of_others(lambda: writer.write(b"x"))
-    return writes, await _turns_of_others(lambda: reader.read(1))
+    writes = await turns_of_others(lambda: writer.write(b"x"), TIMES)
+    return writes, await turns_of_others(lambda: reader.read(1), TIMES)
 
 
 def test_what_a_socket_can_do_at_once_still_costs_turns_and_ours_few_but_some() -> None:

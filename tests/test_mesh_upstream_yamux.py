@@ -16,6 +16,7 @@ from libp2p.peer.id import ID
 from libp2p.stream_muxer.yamux import yamux
 from meshlore.mesh import upstream
 from meshlore.mesh.yamux import TURNS_SPARED, PromptLock
+from turns import turns_of_others
 
 TEACH = "upstream changed: read the new code, then drop or adapt the workaround"
 SOURCE = inspect.getsource(yamux)
@@ -117,21 +118,12 @@ def test_each_read_and_write_of_a_stream_still_takes_locks() -> None:
 
 async def _turns_of_others(lock: Any, times: int) -> int:
     """How often another task runs while a free lock is taken so many times."""
-    turns = 0
 
-    async def count() -> None:
-        nonlocal turns
-        while True:
-            await trio.lowlevel.checkpoint()
-            turns += 1
+    async def take() -> None:
+        async with lock:
+            pass
 
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(count)
-        for _ in range(times):
-            async with lock:
-                pass
-        nursery.cancel_scope.cancel()
-    return turns
+    return await turns_of_others(take, times)
 
 
 def test_a_free_lock_of_trio_still_costs_a_turn_and_ours_few_but_some() -> None:
