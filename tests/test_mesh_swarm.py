@@ -6,14 +6,15 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from meshlore.mesh.members import PeerState
+from meshlore.mesh.settings import MeshSettings
 
 from benchmarks.swarm import Swarm, SwarmNode
 from benchmarks.virtual_time import run
 
 
-def in_swarm(story: Callable[[Swarm], Awaitable[None]], seed: int = 0) -> None:
+def in_swarm(story: Callable[[Swarm], Awaitable[None]], settings: MeshSettings | None = None) -> None:
     async def tell() -> None:
-        swarm = Swarm(seed)
+        swarm = Swarm(settings=settings or MeshSettings())
         try:
             await story(swarm)
         finally:
@@ -45,6 +46,22 @@ def test_every_packet_reaches_all_fifty_and_latecomers_though_half_of_the_author
         assert max(swarm.hops(name) for name in swarm.published) > 1
 
     in_swarm(story)
+
+
+def test_one_packet_is_relayed_at_once_and_those_of_a_burst_wait_for_each_other() -> None:
+    async def story(swarm: Swarm) -> None:
+        nodes = await swarm.grow(30)
+        await swarm.until(lambda: enough(swarm), 60)
+        reached = []
+        for _ in range(2):
+            name = swarm.publish(nodes[0])
+            await asyncio.sleep(1)
+            reached.append(sum(name in node.store.blobs for node in nodes))
+        assert reached[0] > 20 > reached[1]
+        assert await swarm.until(swarm.complete, 60) > 1
+        assert max(count for node in nodes for count in node.store.arrivals.values()) == 1
+
+    in_swarm(story, MeshSettings(relay_delay_s=20.0))
 
 
 def test_what_a_node_sends_does_not_grow_with_the_mesh_and_neighbours_stay_few() -> None:
