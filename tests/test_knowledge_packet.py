@@ -7,65 +7,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from meshlore.codec import pack, unpack
 from meshlore.errors import PacketError
 from meshlore.knowledge import compression, packet
-from meshlore.knowledge.packet import LogitPacket, SamplePacket, coarse, decode, encode, published_counts
+from meshlore.knowledge.packet import coarse, decode, encode, published_counts
 from meshlore.knowledge.space import Space
-from meshlore.security.identity import peer_id_of
+from packets import DIGITS, GREY, SPACES, answers, assert_same, changed, samples
 
-DIGITS = Space((1, 8, 8), tuple("0123456789"), levels=17)
-GREY = Space((1, 28, 28), tuple("abc"))
-COLOUR = Space((3, 9, 12), tuple(f"class {index}" for index in range(300)))
-SPACES = [DIGITS, GREY, COLOUR]
 CODECS = ["zlib", "lzma", "lzma-pixel-major", "webp"]
-
-
-def samples(space=DIGITS, n=30, seed=0, **changes):
-    """Smooth blobs, one kind per class, with some noise: about what condensed samples look like."""
-    random = np.random.default_rng(seed)
-    labels = np.sort(random.integers(0, space.num_classes, n))
-    rows, columns = np.mgrid[0 : space.height, 0 : space.width] / max(space.shape[1:])
-    waves = np.sin(rows * (labels[:, None, None] % 7) + columns * (labels[:, None, None] // 7))
-    values = waves[:, None] * 0.4 + 0.5 + random.normal(0, 0.05, (n, *space.shape))
-    fields = {
-        "space_id": space.id,
-        "source": "condensed",
-        "images": (values * space.levels).clip(0, space.levels - 1).astype(np.uint8),
-        "labels": labels.astype(np.int64),
-        "logits": random.normal(0, 4, (n, space.num_classes)).astype(np.float16),
-        "class_counts": random.integers(0, 5000, space.num_classes),
-        "epsilon": None,
-    }
-    return SamplePacket(**{**fields, **changes})
-
-
-def answers(space=DIGITS, sizes=(5, 1, 12), **changes):
-    random = np.random.default_rng(1)
-    fields = {
-        "space_id": space.id,
-        "about": tuple(f"{index:064x}" for index in range(len(sizes))),
-        "logits": tuple(random.normal(0, 4, (n, space.num_classes)).astype(np.float16) for n in sizes),
-    }
-    return LogitPacket(**{**fields, **changes})
-
-
-def assert_same(first, second):
-    assert type(first) is type(second)
-    for field in dataclasses.fields(first):
-        one, other = getattr(first, field.name), getattr(second, field.name)
-        if isinstance(one, np.ndarray):
-            assert one.dtype == other.dtype
-            np.testing.assert_array_equal(one, other)
-        elif field.name == "logits" and one is not None:
-            assert len(one) == len(other)
-            assert all(map(np.array_equal, one, other))
-        else:
-            assert one == other
-
-
-def changed(data, **changes):
-    return pack({**unpack(data, max_bytes=2**22), **changes})
 
 
 @pytest.mark.parametrize("space", SPACES, ids=str)
@@ -84,40 +32,6 @@ def test_noise_survives_the_wire(space, n, seed, blank):
     images = random.integers(0, high, (n, *space.shape), dtype=np.uint8)
     sent = samples(space, n, seed, images=images)
     assert_same(decode(encode(sent), space), sent)
-
-
-peer_ids = st.binary(min_size=32, max_size=32).map(peer_id_of)
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.sets(peer_ids, max_size=6))
-def test_whose_packets_it_was_made_of_survives_the_wire(authors):
-    sent = samples(made_of=tuple(sorted(authors)))
-    assert_same(decode(encode(sent), DIGITS), sent)
-
-
-SOMEBODY, ANOTHER = sorted(peer_id_of(bytes([byte]) * 32) for byte in (1, 2))
-MANY = sorted(peer_id_of(place.to_bytes(32)) for place in range(packet.MAX_MADE_OF + 1))
-
-
-def test_a_packet_of_the_authors_own_making_has_one_form_on_the_wire():
-    assert "made_of" not in unpack(encode(samples()), max_bytes=2**22)
-    with pytest.raises(PacketError, match="made of"):
-        decode(changed(encode(samples()), made_of=[]), DIGITS)
-
-
-@pytest.mark.parametrize(
-    "authors",
-    [[ANOTHER, SOMEBODY], [SOMEBODY] * 2, MANY, [SOMEBODY[:-1]], [SOMEBODY[:-1] + "0"], [SOMEBODY + "1"], [b"x" * 52]],
-    ids=["unsorted", "twice", "too many", "short", "no base58", "long", "bytes"],
-)
-def test_authors_that_are_no_sorted_peer_ids_are_refused(authors):
-    data = changed(encode(samples(made_of=(SOMEBODY,))), made_of=authors)
-    with pytest.raises(PacketError, match="made of"):
-        decode(data, DIGITS)
-    if authors != [b"x" * 52]:
-        with pytest.raises(PacketError, match="made of"):
-            encode(samples(made_of=tuple(authors)))
 
 
 @pytest.mark.parametrize("space", SPACES, ids=str)
