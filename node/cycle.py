@@ -244,13 +244,14 @@ class Cycle:
         if action.anew:
             current = replace(current, public=None)
         learned = chosen if taught.kept or taught.public is not None else ()
+        first = not journal.taught_by
         return Outcome(
             _skills_after(current, taught),
             {
                 "taught_by": tuple(sorted(action.packets)),
                 "learned_from": self._learned_from(before, learned),
                 "refined": _refined(journal, action),
-                "logits_due": self._learner.has_news(taught) and not action.refines,
+                "logits_due": self._learner.has_news(taught, first=first, refines=action.refines),
                 "standing": _standing(journal.standing, fresh, kept=taught.kept),
                 "trust": {author: float(verdict.weight) for author, verdict in taught.verdicts.items()},
             },

@@ -115,9 +115,15 @@ class Learner:
         """The models that answer other members; None as long as there are none."""
         return skills
 
-    def has_news(self, taught: Taught) -> bool:
-        """Whether others would hear newer answers after this distillation."""
-        return taught.kept
+    def has_news(self, taught: Taught, *, first: bool, refines: bool) -> bool:
+        """Whether others hear answers after this distillation (its ``first`` one, one that ``refines``).
+
+        A node's first answers are due whatever came of it, as nobody else knows what it knows. An anchor's word counts
+        as that of all others together: where all answer about all samples, it first learns from what they say.
+        """
+        if self.role == "anchor" and not self.space.is_small and self.settings.refinements:
+            return taught.kept and refines
+        return (taught.kept or (first and self.role == "node")) and not refines
 
     def evidence(self) -> Dataset | None:
         """The private samples on which what is advertised is measured."""

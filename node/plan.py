@@ -7,7 +7,7 @@ A node goes through *stages*, which it advertises so that others know what to wa
 
     0 learning     no knowledge published yet
     1 published    its samples are out; an anchor, which has none, starts here
-    2 taught       it distilled what the others published and sent fresh logits (an anchor: its answers)
+    2 taught       it distilled what the others published, and sent the answers that came of it
 
 Nobody waits for ever: ``patience_s`` after the first new knowledge a node goes on with what it has.
 """
@@ -46,7 +46,7 @@ class Situation:
         samples, logits: names of the usable packets of others that are here.
         taught_by: names of the packets that were in the last distillation.
         refined: distillations since the last one that brought new samples.
-        logits_due: its classifier got better since it last sent logits.
+        logits_due: others have not heard its answers since what it last learned.
         generator_taught_by: names of the sample packets behind the generator, None: no generator yet.
         to_unlearn, generator_to_unlearn: authors that were learned from and may teach no more.
         missing: packets that peers announced and that are still on their way.

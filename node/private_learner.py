@@ -120,8 +120,10 @@ class PrivateLearner(Learner):
             return None
         return Skills(skills.public, skills.public, skills.generator, None)
 
-    def has_news(self, taught: Taught) -> bool:
-        return taught.kept if self.private is None else taught.public is not None
+    def has_news(self, taught: Taught, *, first: bool, refines: bool) -> bool:
+        if self.private is None:
+            return super().has_news(taught, first=first, refines=refines)
+        return taught.public is not None and not refines
 
     def judge(self, foreign: Sequence[Entry], standing: Mapping[str, float]) -> dict[str, Verdict]:
         return self._public_verdicts(foreign)

@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import pytest
 from meshlore.knowledge.rollback import Decision
+from meshlore.knowledge.space import Space
 from meshlore.node import learner as subject
 from meshlore.node.learner import MORE_PRIVATE, Learner
 from meshlore.node.library import Entry
 from meshlore.node.settings import Learning
+from meshlore.node.taught import Taught
 from village import SPACE, digits
 
 QUICK = Learning(samples_per_class=4, classifier_steps=20, condense_steps=5, distil_steps=5)
@@ -57,3 +59,27 @@ def test_the_same_packets_are_weighed_once_until_the_private_data_change(monkeyp
     part = replace(lesson.packet, images=lesson.packet.images[:4], labels=lesson.packet.labels[:4])
     node.weigh([replace(lesson, name="2" * 64, packet=part)], {})
     assert len(weighings) == 4
+
+
+LARGE = Space((1, 28, 28), SPACE.classes)
+
+
+@pytest.mark.parametrize(
+    ("role", "space", "refinements", "kept", "first", "refines", "due"),
+    [
+        ("node", LARGE, 1, True, True, False, True),
+        ("node", LARGE, 1, False, True, False, True),  # what it knows nobody else does
+        ("node", LARGE, 1, False, False, False, False),
+        ("node", LARGE, 1, True, False, False, True),
+        ("node", LARGE, 1, True, False, True, False),
+        ("anchor", SPACE, 1, True, True, False, True),
+        ("anchor", SPACE, 1, False, True, False, False),
+        ("anchor", LARGE, 1, True, True, False, False),  # it does not know what all together know
+        ("anchor", LARGE, 1, True, False, True, True),
+        ("anchor", LARGE, 0, True, True, False, True),  # it learns from no answers
+    ],
+)
+def test_after_which_lessons_others_hear_answers(role, space, refinements, kept, first, refines, due):
+    learner = Learner(space, role, "", None, Learning(refinements=refinements), 0)
+    taught = Taught(learner.fresh(), kept, "as the test says")
+    assert learner.has_news(taught, first=first, refines=refines) is due

@@ -84,7 +84,7 @@ def all_that_leaves(private: Dataset, statistics: Statistics) -> dict[str, objec
         "public": b"".join(tensor.numpy().tobytes() for tensor in shown.classifier.state_dict().values()),
         "kept images": learner.unlike_private(images, 3).tolist(),
         "verdicts": {author: verdict.weight for author, verdict in taught.verdicts.items()},
-        "news": learner.has_news(taught),
+        "news": learner.has_news(taught, first=True, refines=False),
         "personal": b"".join(tensor.numpy().tobytes() for tensor in taught.classifier.state_dict().values()),
     }
 
@@ -222,7 +222,7 @@ def test_an_anchor_in_dp_mode_learns_as_any_anchor():
     fresh = learner.fresh()
     taught = learner.distil(fresh, None, foreign(), {}, turn=0, step=no_step)
     assert taught.kept
-    assert learner.has_news(taught)
+    assert learner.has_news(taught, first=True, refines=False)
     assert learner.shown_to_others(Skills(fresh, fresh)) is not None
 
 
@@ -255,7 +255,7 @@ def test_a_distillation_that_was_rolled_back_still_changes_what_others_hear():
 async def test_whom_the_public_classifier_learned_from_is_noted_though_the_personal_one_was_rolled_back():
     old, (ben,) = torch.nn.Identity(), foreign()
     taught = Taught(old, False, "worse at home", {"ben": Verdict(1.0, "")}, torch.nn.Identity())
-    learner = SimpleNamespace(distil=lambda *_, **__: taught, has_news=lambda _taught: True)
+    learner = SimpleNamespace(distil=lambda *_, **__: taught, has_news=lambda _taught, **_: True)
     library = SimpleNamespace(of_others=lambda: [ben], own_samples=lambda: None, is_revoked=lambda _author: False)
     lane = Lane("as the test says")
     cycle = Cycle(learner, lane, library, SimpleNamespace(entries=list), {})
