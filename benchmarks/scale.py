@@ -219,7 +219,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of tables")
     parser.add_argument("--quick", action="store_true", help="small meshes only")
     parser.add_argument("--only", choices=["protocol", "learning"], help="one part")
-    parser.add_argument("--large", action="store_true", help="learning with 300 nodes too: some ten minutes more")
+    parser.add_argument("--large", action="store_true", help="learning with 300 nodes too: an hour more")
     parser.add_argument("--cell", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.cell:

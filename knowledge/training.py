@@ -6,7 +6,9 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -88,6 +90,14 @@ def fit_classifier(
         optimiser.step()
         step((done + 1) / steps)
     return student.cpu().eval()
+
+
+def fit_private(model: nn.Module, data: Dataset, **how: Any) -> nn.Module:
+    """As `fit_classifier`, but samples of one class leave the model what it was: there is nothing to tell apart, and
+    from weights that say one class whatever they see, lessons begin badly."""
+    if len(data) and np.count_nonzero(data.counts()) < 2:
+        return copy.deepcopy(model).eval()
+    return fit_classifier(model, data, **how)
 
 
 def cosine(fraction: float, peak: float, *, floor: float) -> float:

@@ -34,7 +34,7 @@ from ..knowledge.resuming import Checkpoint
 from ..knowledge.rollback import hold_out, keep_better
 from ..knowledge.sample_source import SOURCES, SourceSettings
 from ..knowledge.space import Space
-from ..knowledge.training import Step, fit_classifier, half
+from ..knowledge.training import Step, fit_private, half
 from ..knowledge.trust import Verdict, weigh
 from .competence import Measured, measured
 from .effort import classifier_steps, condensing, distilling
@@ -90,7 +90,7 @@ class Learner:
         self.private = private
         self._checkpoint, self.executor = checkpoint, executor
         self._device = device = choose_device(settings.device)
-        self._fit = partial(fit_classifier, device=device)
+        self._fit = partial(fit_private, device=device)
         self._distil = partial(distil, device=device, executor=executor)
         self._flow = FlowSettings.for_space(space, settings.generator)
         kind = generators or Flows(self._flow, device, executor)

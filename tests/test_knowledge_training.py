@@ -7,7 +7,7 @@ from meshlore.knowledge.data import Dataset
 from meshlore.knowledge.metrics import accuracy
 from meshlore.knowledge.models import build_model, logits
 from meshlore.knowledge.space import Space
-from meshlore.knowledge.training import FitSettings, fit_classifier, shift
+from meshlore.knowledge.training import FitSettings, fit_classifier, fit_private, shift
 
 torch.set_num_threads(1)
 
@@ -81,6 +81,17 @@ def test_one_sample_and_one_class_are_enough_not_to_crash():
     space = Space((3, 12, 9), ("a", "b"))
     data = Dataset(space, np.zeros((1, 3, 12, 9), np.uint8), np.zeros(1, np.int64))
     fit_classifier(build_model("resnet-tiny", space, seed=0), data, steps=2, seed=0)
+
+
+def test_of_one_class_alone_nothing_is_learned_that_lessons_would_have_to_undo(train):
+    model = build_model("cnn-medium", train.space, seed=0)
+    one, two = (fit_private(model, train.select_classes(classes), steps=3, seed=0) for classes in ("7", "78"))
+    assert torch.equal(weights(one), weights(model))
+    assert one is not model
+    assert not one.training
+    assert not torch.equal(weights(two), weights(model))
+    with pytest.raises(ValueError, match="at least one sample"):
+        fit_private(model, train.subset(np.arange(0)), steps=3, seed=0)
 
 
 def test_no_samples_is_the_callers_mistake(train):

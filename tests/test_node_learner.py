@@ -2,7 +2,10 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from meshlore.knowledge import metrics
+from meshlore.knowledge.models import logits
 from meshlore.knowledge.rollback import Decision
 from meshlore.knowledge.space import Space
 from meshlore.node import learner as subject
@@ -83,3 +86,16 @@ def test_after_which_lessons_others_hear_answers(role, space, refinements, kept,
     learner = Learner(space, role, "", None, Learning(refinements=refinements), 0)
     taught = Taught(learner.fresh(), kept, "as the test says")
     assert learner.has_news(taught, first=first, refines=refines) is due
+
+
+def test_who_has_one_class_alone_learns_the_others_in_one_lesson():
+    teachers = [Learner(SPACE, "node", "", digits(classes), QUICK, place) for place, classes in enumerate(("01", "12"))]
+    lessons = [
+        Entry(f"{place:064x}", f"t{place}", f"t{place}", 1, 0.0, teacher.condense(lambda _: None))
+        for place, teacher in enumerate(teachers)
+    ]
+    brief = QUICK.model_copy(update={"classifier_steps": 60, "distil_steps": 15})
+    node = Learner(SPACE, "node", "cnn-medium", digits("3").subset(np.arange(20)), brief, 140)
+    taught = node.distil(node.train(lambda _: None), None, lessons, {}, turn=0, step=lambda _: None)
+    probe = digits("012")
+    assert metrics.accuracy(logits(taught.classifier, probe.images, SPACE), probe.labels) > 0.8
