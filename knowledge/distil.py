@@ -59,8 +59,8 @@ class DistilSettings:
             views=None,
         )
 
-    def once_answered(self) -> DistilSettings:
-        """For lessons that many have answered: there is more to learn."""
+    def twice_as_long(self) -> DistilSettings:
+        """For lessons with more to learn: many have answered them, or no others follow."""
         return replace(self, steps=2 * self.steps)
 
 

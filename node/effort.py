@@ -34,15 +34,16 @@ def condensing(settings: Learning, space: Space, guard: Guard) -> CondenseSettin
 
 
 def distilling(
-    chosen: DistilSettings, settings: Learning, space: Space, lessons: Lessons | None = None
+    chosen: DistilSettings, settings: Learning, space: Space, lessons: Lessons | None = None, *, skill: bool = False
 ) -> DistilSettings:
     """``chosen`` for samples of this size, with the steps that the settings say.
 
     Args:
         lessons: what is learned from, if answers to them are worth longer learning.
+        skill: they are all that will be learned of their classes.
     """
     if not space.is_small:
         chosen = chosen.for_many_pixels()
-        if lessons is not None and lessons.said:
-            chosen = chosen.once_answered()
+    if skill or (not space.is_small and lessons is not None and lessons.said):
+        chosen = chosen.twice_as_long()
     return replace(chosen, steps=settings.distil_steps or chosen.steps)

@@ -245,7 +245,7 @@ class Learner:
         lessons = self._lessons(own, foreign, verdicts, self._own_answers(classifier, own, foreign)).about(about)
         if not len(lessons):
             return Taught(classifier, False, "nobody's knowledge is trusted", verdicts)
-        settings, seed = self._distil_settings(lessons), self.seed + 1000 * (turn + 1)
+        settings, seed = self._distil_settings(lessons, skill=about is not None), self.seed + 1000 * (turn + 1)
         student = self._distil(classifier, self._train, lessons, settings=settings, seed=seed, step=step)
         if self.held_out is None or not len(self.held_out):
             return Taught(student, True, "no private hold-out to judge by", verdicts)
@@ -384,9 +384,9 @@ class Learner:
             checkpoint=self._checkpoint,
         )
 
-    def _distil_settings(self, lessons: Lessons | None = None) -> DistilSettings:
+    def _distil_settings(self, lessons: Lessons | None = None, *, skill: bool = False) -> DistilSettings:
         chosen = DistilSettings() if self.private is not None else DistilSettings.for_anchor()
-        return distilling(chosen, self.settings, self.space, lessons)
+        return distilling(chosen, self.settings, self.space, lessons, skill=skill)
 
     def _needed_private(self) -> Dataset:
         if self.private is None:
