@@ -61,25 +61,30 @@ async def receive_blob(
     if not 0 <= size <= size_limit_bytes:
         raise DecodeError(f"a blob of {size} bytes where at most {size_limit_bytes} are allowed")
     digest = await trio.to_thread.run_sync(hashlib.sha256, partial.data)
-    confirmed = begun
-    while size - received > PIECE_BYTES:
-        piece = await _receive_bytes(frames, PIECE_BYTES)
-        received += len(piece)
-        count(len(piece))
-        if received - confirmed >= CONFIRMED_BYTES:
-            await frames.send(Frame(CREDIT, 1, {"received": received}))
-            confirmed = received
-        await trio.to_thread.run_sync(_keep, piece, digest, partial)
-    last = await _receive_bytes(frames, max(0, size - received))
+    confirmed, fresh = begun, bytearray()
+    try:
+        while size - received > PIECE_BYTES:
+            fresh += await _receive_bytes(frames, PIECE_BYTES)
+            received += PIECE_BYTES
+            count(PIECE_BYTES)
+            if received - confirmed >= CONFIRMED_BYTES:
+                await frames.send(Frame(CREDIT, 1, {"received": received}))
+                confirmed, kept, fresh = received, fresh, bytearray()
+                await trio.to_thread.run_sync(_keep, kept, digest, partial)
+        last = await _receive_bytes(frames, max(0, size - received))
+    except BaseException:
+        if fresh:
+            _keep(fresh, digest, partial)
+        raise
     if last:
         count(len(last))
         await frames.send(Frame(CREDIT, 1, {"received": size}))
-    return await trio.to_thread.run_sync(_finish, last, digest, partial, name, begun)
+    return await trio.to_thread.run_sync(_finish, fresh + last, digest, partial, name, begun)
 
 
-def _keep(piece: bytearray, digest: Digest, partial: Partial) -> None:
-    digest.update(piece)
-    partial.append(piece)
+def _keep(fresh: bytearray, digest: Digest, partial: Partial) -> None:
+    digest.update(fresh)
+    partial.append(fresh)
 
 
 def _finish(last: bytearray, digest: Digest, partial: Partial, name: str, begun: int) -> bytes:
