@@ -31,8 +31,7 @@ Table = dict[str, dict[str, float]]
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is measured, per road: ``rounds`` times ``turns`` times each of the others; with training in the last
-    round only."""
+    """How much is measured, per road: ``rounds`` times ``turns`` times each of the others."""
 
     requests: int = 40
     requests_training: int = 20
@@ -111,7 +110,7 @@ async def measure(plan: Plan) -> dict[str, Samples]:
     training = Training()
     with tempfile.TemporaryDirectory() as folder:
         _make_members(Path(folder))
-        for number in range(1, plan.rounds + 1):
+        for _ in range(plan.rounds):
             async with AsyncExitStack() as stack:
                 roads = []
                 for name in ROADS:
@@ -122,8 +121,7 @@ async def measure(plan: Plan) -> dict[str, Samples]:
                 for _ in range(plan.turns):
                     for road in roads:
                         await road.measure_turn(plan)
-                if number == plan.rounds:
-                    await _measure_training(roads, training, plan)
+                await _measure_training(roads, training, plan)
     return samples
 
 
