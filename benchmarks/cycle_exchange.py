@@ -83,7 +83,7 @@ def taught(
         known = [*heard(village, hears(place)), *more(place)]
         lesson = learner.distil(village.classifiers[place], own, known, {}, turn=turn, step=no_step)
         classifiers[place] = lesson.classifier
-        if learner.has_news(lesson) and own is not None:
+        if learner.has_news(lesson, first=not turn, refines=False) and own is not None:
             said = learner.answer(lesson.classifier, [own])
             answers[place] = _entry(f"node{place}", turn + 2, said, village.ground.test.space)
     return replace(village, classifiers=tuple(classifiers), answers=answers, lessons=turn + 1)
