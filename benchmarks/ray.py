@@ -263,6 +263,9 @@ def main() -> None:
     parser.add_argument("--cell", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.cell:
+        from meshlore.node.logs import configure_logging
+
+        configure_logging("warning")  # to standard error: what is printed is the figures
         print(json.dumps(asdict(measure_anchor(Cell(**json.loads(arguments.cell))))))
         return
     rows, clusters = list[AnchorRow](), list[ClusterRow]()
