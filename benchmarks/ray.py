@@ -250,7 +250,8 @@ def cells(quick: bool) -> list[Cell]:
     return [Cell("in-process", 0, False, steps), *(Cell(*each, steps) for each in there)]
 
 
-def _run_cell(cell: Cell) -> AnchorRow:
+def run_cell(cell: Cell) -> AnchorRow:
+    """Measure in a process of its own, whose memory and Ray are its own. Raises CalledProcessError when it fails."""
     command = [sys.executable, "-m", "benchmarks.ray", "--cell", json.dumps(asdict(cell))]
     figures = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
     return AnchorRow(**figures | {"cell": cell})
@@ -271,7 +272,7 @@ def main() -> None:
     rows, clusters = list[AnchorRow](), list[ClusterRow]()
     for cell in cells(arguments.quick):
         print(f"anchor: {cell} ...", file=sys.stderr)
-        rows.append(_run_cell(cell))
+        rows.append(run_cell(cell))
     for how, options in (("processes", ["--no-anchor"]), ("actors of Ray", ["--no-anchor", "--ray"])):
         if not arguments.quick:
             print(f"cluster: {how} ...", file=sys.stderr)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.growth import growth_of
-from benchmarks.ray import NOISE, ROUNDING, AnchorRow, Cell, ClusterRow, cells, judge
+from benchmarks.ray import NOISE, ROUNDING, AnchorRow, Cell, ClusterRow, cells, judge, run_cell
 
 HERE = Cell("in-process", 0, False, 10)
 
@@ -32,6 +32,12 @@ def test_there_is_always_a_row_without_ray_and_one_with_a_killed_worker(quick: b
     assert rows[0].where == "in-process"
     assert any(cell.kill for cell in rows)
     assert len({cell.steps for cell in rows}) == 1
+
+
+@pytest.mark.slow
+def test_what_a_process_on_ray_prints_are_its_figures_alone() -> None:
+    pytest.importorskip("ray", reason="Ray is not installed: pip install meshlore[cluster]")
+    assert run_cell(Cell("ray", 1, False, 3)).train_s > 0
 
 
 def test_a_study_that_did_not_settle_says_so() -> None:
