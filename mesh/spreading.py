@@ -21,6 +21,7 @@ log = logging.getLogger("meshlore.mesh")
 
 STEP_IN_S = 2.0
 EAGER = 2
+"""So many neighbours hear at once of what was pulled from another."""
 MORE_S = 0.5
 Ask = Callable[[str, str, Body], Awaitable[Body]]
 
