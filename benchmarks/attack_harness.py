@@ -169,7 +169,7 @@ def run(ground: Ground, attacks: Mapping[int, Attack], judged: Sequence[int] | N
     last = {
         place: _distilled(ground, place, samples, answers, int(first[place][2]), first[place][0]) for place in chosen
     }
-    return _measured(ground, attacks, chosen, last)
+    return _measured(ground, attacks, chosen, first, last)
 
 
 _Student = tuple[nn.Module, Mapping[str, Verdict], bool]
@@ -179,7 +179,9 @@ def _distilled(
     ground: Ground, place: int, samples: Mapping[int, Entry], answers: Mapping[int, Entry], turn: int, now: nn.Module
 ) -> _Student:
     foreign = [entry for known in (samples, answers) for author, entry in known.items() if author != place]
-    taught = ground.learners[place].distil(now, samples.get(place), foreign, {}, turn=turn, step=no_step)
+    taught = ground.learners[place].distil(
+        now, samples.get(place), foreign, {}, turn=turn, step=no_step, refines=bool(answers)
+    )
     return taught.classifier, taught.verdicts, taught.kept
 
 
@@ -192,7 +194,11 @@ def _usual_answer(ground: Ground, place: int, silent: frozenset[int]) -> LogitPa
 
 
 def _measured(
-    ground: Ground, attacks: Mapping[int, Attack], chosen: Sequence[int], last: Mapping[int, _Student]
+    ground: Ground,
+    attacks: Mapping[int, Attack],
+    chosen: Sequence[int],
+    first: Mapping[int, _Student],
+    last: Mapping[int, _Student],
 ) -> Outcome:
     test = ground.test
     said = {place: (_said(ground.classifiers[place], test), _said(last[place][0], test)) for place in chosen}
@@ -205,6 +211,7 @@ def _measured(
             test.space,
             prior=priors[place],
             held_out=ground.learners[place].held_out,
+            expert=first[place][0] if last[place][2] else None,
         )
         for place in chosen
     }

@@ -11,7 +11,7 @@ from meshlore.security.sealing import name_of, open_sealed
 
 from .fleet import Device
 
-JOURNAL_FILES = ("classifier", "classifier_before", "generator", "generator_before", "public")
+JOURNAL_FILES = ("classifier", "classifier_before", "generator", "generator_before", "expert", "public")
 
 
 def held(device: Device) -> frozenset[str]:

@@ -69,8 +69,11 @@ class Study:
             model = build_model(MODELS[place % len(MODELS)], self.space, self.seed + place)
             models.append(fit_classifier(model, part, steps=steps, seed=place))
         rows.append(self._row("local only", models, started))
+        many = not self.space.is_small
+        teaching = self.settings.for_teaching() if many else self.settings
+        listening = self.settings.for_listening() if many else self.settings
         packets = [self._publish(part) for part in self.parts]
-        first = self._turn(rows, "first turn: samples alone", models, self._lessons(packets, []))
+        first = self._turn(rows, "first turn: samples alone", models, self._lessons(packets, []), teaching)
         rows.append(Row("first turn: all models asked together", self._together(first), 0.0))
         about = [(_name(place), packet) for place, packet in enumerate(packets)]
         everything = [(f"node {place}", answer(model, about, self.space)) for place, model in enumerate(first)]
@@ -81,7 +84,9 @@ class Study:
         }
         for what, answers in lessons.items():
             if what != "all samples and views" or not self.space.is_small:
-                self._turn(rows, f"second turn: answers about {what}", first, self._lessons(packets, answers))
+                self._turn(
+                    rows, f"second turn: answers about {what}", first, self._lessons(packets, answers), listening
+                )
         started = time.process_time()
         fresh = build_model("cnn-large", self.space, self.seed)
         anchor = distil(fresh, None, self._lessons(packets, everything), settings=self.anchor_settings, seed=self.seed)
@@ -96,10 +101,12 @@ class Study:
         counts = published_counts(part.counts(), made.labels)
         return SamplePacket(self.space.id, "condensed", made.images, made.labels, None, counts)
 
-    def _turn(self, rows: list[Row], what: str, models: Sequence[nn.Module], lessons: Lessons) -> list[nn.Module]:
+    def _turn(
+        self, rows: list[Row], what: str, models: Sequence[nn.Module], lessons: Lessons, settings: DistilSettings
+    ) -> list[nn.Module]:
         started = time.process_time()
         taught = [
-            distil(model, part, lessons, settings=self.settings, seed=self.seed + place)
+            distil(model, part, lessons, settings=settings, seed=self.seed + place)
             for place, (model, part) in enumerate(zip(models, self.parts, strict=True))
         ]
         rows.append(self._row(what, taught, started))

@@ -59,6 +59,15 @@ class DistilSettings:
             views=None,
         )
 
+    def for_teaching(self) -> DistilSettings:
+        """For who will tell others what it knows then: most of it from its private data."""
+        return replace(self, private_batch=128, lesson_batch=64) if self.private_batch else self
+
+    def for_listening(self) -> DistilSettings:
+        """For who has told all it knows and keeps what it was (`meshlore.node.skills.Skills.expert`): nearly all from
+        others."""
+        return replace(self, private_batch=min(2, self.private_batch))
+
     def twice_as_long(self) -> DistilSettings:
         """For lessons with more to learn: many have answered them, or no others follow."""
         return replace(self, steps=2 * self.steps)

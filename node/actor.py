@@ -24,7 +24,7 @@ from ..knowledge.space import Space
 from ..mesh.members import Peer
 from ..security.membership import Credentials
 from .acquisition import Progress
-from .checkpoints import load_skills, save_skills
+from .checkpoints import KINDS, load_skills, save_skills
 from .competence import Measured
 from .cycle import NOTHING, Cycle, Outcome
 from .lane import Lane
@@ -345,7 +345,7 @@ class EdgeNode:
         changes["added"] = space.added_classes
         changes |= {name: competence.to_bytes(name) for name in ("classify", "generate")}
         if skills is None:
-            changes |= dict.fromkeys(("classifier", "classifier_before", "generator", "generator_before"), "")
+            changes |= dict.fromkeys(KINDS, "")
         else:
             changes |= await asyncio.to_thread(save_skills, self.state, None, skills)
         await asyncio.to_thread(self.state.update, **changes)

@@ -44,13 +44,6 @@ class AnchorLearner(Learner):
     def restore(self, tensors: Mapping[str, Any], space: Space) -> Mixture:
         return Mixture.from_state(tensors, self.model, space, self.seed)
 
-    def grown(self, skills: Skills, old: Space, new: Space) -> Skills | None:
-        classifier = _mixture(skills.classifier).grown(self.model, old, new, self.seed)
-        if classifier is None:
-            return None
-        generator = skills.generator and skills.generator.grown(new)
-        return Skills(classifier, Mixture.untaught(new), generator, None)
-
     def unlearned(self, skills: Skills) -> nn.Module:
         """As it is: each expert knows what it was made of, and begins anew where something of that is gone."""
         return skills.classifier
@@ -65,6 +58,7 @@ class AnchorLearner(Learner):
         turn: int,
         step: Step,
         about: frozenset[int] | None = None,
+        refines: bool = False,
     ) -> Taught:
         """Learn what changed of the packets; the rest of the mixture stays."""
         verdicts = self.weigh(foreign, standing)
@@ -91,6 +85,9 @@ class AnchorLearner(Learner):
         """As of any holder, with the answers of the experts for these classes alone."""
         part = _mixture(skills.classifier).part(labels)
         return super().make_skill(replace(skills, classifier=part), packets, labels, most_bytes)
+
+    def _wider(self, model: nn.Module, old: Space, new: Space) -> Mixture | None:
+        return _mixture(model).grown(self.model, old, new, self.seed)
 
     def _shards(
         self, foreign: Sequence[Entry], verdicts: Mapping[str, Verdict], about: frozenset[int] | None

@@ -19,7 +19,7 @@ from .store import Journal, StateStore
 
 log = structlog.get_logger("meshlore.node")
 
-KINDS = ("classifier", "classifier_before", "generator", "generator_before", "public")
+KINDS = ("classifier", "classifier_before", "generator", "generator_before", "expert", "public")
 
 
 def save_skills(state: StateStore, old: Skills | None, new: Skills) -> dict[str, Any]:
@@ -71,6 +71,7 @@ def load_skills(state: StateStore, learner: Learner) -> Skills | None:
         generator(journal.generator),
         generator(journal.generator_before),
         classifier(journal.public) if journal.public else None,
+        classifier(journal.expert) if journal.expert else None,
     )
     return skills if space == learner.space else learner.grown(skills, space, learner.space)
 

@@ -81,9 +81,17 @@ def _personal(task: Served, skills: Skills, home: Home) -> dict[str, Any]:
     prior = home.prior
     if prior is None or isinstance(task, Generate) or (isinstance(task, Classify) and task.head == "global"):
         return {}
-    before = skills.classifier_before
-    taught = before if isinstance(task, Evaluate) and task.version == "before" else skills.classifier
-    said = personal_logits(taught, before, task.images, home.space, prior=prior, held_out=home.held_out)
+    if isinstance(task, Evaluate) and task.version == "before":
+        skills = Skills(skills.classifier_before, skills.classifier_before)
+    said = personal_logits(
+        skills.classifier,
+        skills.classifier_before,
+        task.images,
+        home.space,
+        prior=prior,
+        held_out=home.held_out,
+        expert=skills.expert,
+    )
     if isinstance(task, Evaluate):
         return {"personal": pack_array(said)}
     return {"logits": pack_array(metrics.with_prior(said, prior[: said.shape[1]]).astype(np.float32))}

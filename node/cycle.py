@@ -154,7 +154,7 @@ class Cycle:
         if not tuned.kept:
             return tuned, Outcome()
         return tuned, Outcome(
-            replace(current, classifier=tuned.classifier, classifier_before=tuned.untaught),
+            replace(current, classifier=tuned.classifier, classifier_before=tuned.untaught, expert=None),
             changes={"learned_from": self._learned_from(journal.learned_from, foreign)}
             | ({"published": ""} if self._learner.retells else {}),
             more_private=more,
@@ -233,6 +233,7 @@ class Cycle:
                 turn=journal.version,
                 step=step,
                 about=self._about(),
+                refines=action.refines,
             ),
         )
         self.trust = dict(taught.verdicts)
@@ -242,11 +243,11 @@ class Cycle:
         fresh = {e.author for e in chosen if e.name in action.packets - set(journal.taught_by)} & judged
         before = () if action.anew else journal.learned_from
         if action.anew:
-            current = replace(current, public=None)
+            current = replace(current, expert=None, public=None)
         learned = chosen if taught.kept or taught.public is not None else ()
         first = not journal.taught_by
         return Outcome(
-            _skills_after(current, taught),
+            _skills_after(current, taught, refines=action.refines and self._learner.private is not None),
             {
                 "taught_by": tuple(sorted(action.packets)),
                 "learned_from": self._learned_from(before, learned),
@@ -306,7 +307,7 @@ class Cycle:
             changes |= {"taught_by": names, "refined": _refined(journal, action)}
             if not action.anew or skills is None:
                 return Outcome(changes=changes)
-            forgotten = replace(skills, classifier=skills.classifier_before, public=None)
+            forgotten = replace(skills, classifier=skills.classifier_before, expert=None, public=None)
             return Outcome(forgotten, changes | {"learned_from": ()})
         changes["generator_taught_by"] = names
         if not action.anew or skills is None:
@@ -345,10 +346,14 @@ def _trained(skills: Skills | None) -> Skills:
     return skills
 
 
-def _skills_after(current: Skills, taught: Taught) -> Skills | None:
+def _skills_after(current: Skills, taught: Taught, *, refines: bool) -> Skills | None:
+    """``refines``: what was known before stays as the expert."""
     if taught.classifier is current.classifier and taught.public is None:
         return None
-    return replace(current, classifier=taught.classifier, public=taught.public or current.public)
+    expert = current.expert
+    if taught.kept:
+        expert = (current.expert or current.classifier) if refines else None
+    return replace(current, classifier=taught.classifier, expert=expert, public=taught.public or current.public)
 
 
 def _mean_quality(competence: Competence, labels: frozenset[int]) -> float:

@@ -40,10 +40,10 @@ from .competence import Measured, measured
 from .effort import classifier_steps, condensing, distilling
 from .library import Entry
 from .settings import Learning
-from .skills import Skills
+from .skills import Skills, grown_skills
 from .taught import Taught, Tuned
 
-MORE_PRIVATE = 3
+MORE_PRIVATE = 96  # samples in a batch, at the second try
 COMPARED_DIMENSIONS = 20
 GUARDS: Mapping[str, Guard] = {"off": everything, "filter": distinct}
 
@@ -143,17 +143,7 @@ class Learner:
 
     def grown(self, skills: Skills, old: Space, new: Space) -> Skills | None:
         """Models of ``old`` for ``new``, which has classes behind those; None when they must be trained anew."""
-        classifier = grown_classifier(skills.classifier, self.model, old, new, self.seed)
-        before = classifier
-        if skills.classifier_before is not skills.classifier:
-            before = grown_classifier(skills.classifier_before, self.model, old, new, self.seed)
-        if classifier is None or before is None:
-            return None
-        generator = skills.generator and skills.generator.grown(new)
-        generator_before = generator
-        if skills.generator_before is not skills.generator:
-            generator_before = skills.generator_before and skills.generator_before.grown(new)
-        return Skills(classifier, before, generator, generator_before)
+        return grown_skills(skills, lambda model: self._wider(model, old, new), new)
 
     def unlearned(self, skills: Skills) -> nn.Module:
         """Where a distillation begins that shall leave nothing of what others taught before."""
@@ -233,6 +223,7 @@ class Learner:
         turn: int,
         step: Step,
         about: frozenset[int] | None = None,
+        refines: bool = False,
     ) -> Taught:
         """Learn from packets, and keep the outcome only if it is no worse at home, at the second try at the latest.
 
@@ -240,12 +231,14 @@ class Learner:
             own: the node's own sample packet.
             turn: how many distillations there were; makes each differ.
             about: the classes to learn about, None: all.
+            refines: others hear no answers that come of it.
         """
         verdicts = self.weigh(foreign, standing)
         lessons = self._lessons(own, foreign, verdicts, self._own_answers(classifier, own, foreign)).about(about)
         if not len(lessons):
             return Taught(classifier, False, "nobody's knowledge is trusted", verdicts)
-        settings, seed = self._distil_settings(lessons, skill=about is not None), self.seed + 1000 * (turn + 1)
+        settings = self._distil_settings(lessons, skill=about is not None, refines=refines)
+        seed = self.seed + 1000 * (turn + 1)
         student = self._distil(classifier, self._train, lessons, settings=settings, seed=seed, step=step)
         if self.held_out is None or not len(self.held_out):
             return Taught(student, True, "no private hold-out to judge by", verdicts)
@@ -253,7 +246,7 @@ class Learner:
         decision = keep_better(classifier, student, self.held_out, prior)
         if not decision.kept:
             # a hold-out is small and all of a turn is at stake: once more, with more of the private data beside
-            settings = replace(settings, private_batch=MORE_PRIVATE * settings.private_batch)
+            settings = replace(settings, private_batch=MORE_PRIVATE)
             student = self._distil(classifier, self._train, lessons, settings=settings, seed=seed + 1, step=step)
             decision = keep_better(classifier, student, self.held_out, prior)
         student = student if decision.kept else classifier
@@ -344,6 +337,9 @@ class Learner:
     def personal_prior(self) -> np.ndarray | None:
         return None if self.private is None else self.private.prior()
 
+    def _wider(self, model: nn.Module, old: Space, new: Space) -> nn.Module | None:
+        return grown_classifier(model, self.model, old, new, self.seed)
+
     def _own_answers(
         self, classifier: nn.Module, own: Entry | None, foreign: Sequence[Entry]
     ) -> tuple[tuple[str, LogitPacket], ...]:
@@ -384,9 +380,11 @@ class Learner:
             checkpoint=self._checkpoint,
         )
 
-    def _distil_settings(self, lessons: Lessons | None = None, *, skill: bool = False) -> DistilSettings:
+    def _distil_settings(
+        self, lessons: Lessons | None = None, *, skill: bool = False, refines: bool = False
+    ) -> DistilSettings:
         chosen = DistilSettings() if self.private is not None else DistilSettings.for_anchor()
-        return distilling(chosen, self.settings, self.space, lessons, skill=skill)
+        return distilling(chosen, self.settings, self.space, lessons, skill=skill, refines=refines)
 
     def _needed_private(self) -> Dataset:
         if self.private is None:

@@ -49,8 +49,15 @@ def outcome_of(name: str, node: EdgeNode, mesh: CountedMesh, lane: MeteredLane, 
     before, after = (logits(m, test.images, test.space) for m in (skills.classifier_before, skills.classifier))
     private, prior, own = node.learner.private, node.prior, list[float | None]([None, None])
     if prior is not None:
-        taught, untaught, held_out = skills.classifier, skills.classifier_before, node.held_out
-        at_home = personal_logits(taught, untaught, test.images, test.space, prior=prior, held_out=held_out)
+        at_home = personal_logits(
+            skills.classifier,
+            skills.classifier_before,
+            test.images,
+            test.space,
+            prior=prior,
+            held_out=node.held_out,
+            expert=skills.expert,
+        )
         own = [metrics.personal_accuracy(said, test.labels, prior) for said in (before, at_home)]
     return NodeOutcome(
         name,

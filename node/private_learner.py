@@ -23,7 +23,6 @@ from ..errors import BudgetSpent, StateError
 from ..knowledge.data import Dataset
 from ..knowledge.distil import DistilSettings
 from ..knowledge.generators import Generator, GeneratorKind
-from ..knowledge.growth import grown_classifier
 from ..knowledge.lessons import Lessons
 from ..knowledge.packet import SamplePacket
 from ..knowledge.private import MAX_BYTES, SENSITIVITY, LowPass, Statistics, measure, private_packet
@@ -96,17 +95,6 @@ class PrivateLearner(Learner):
         if self._told is not None:
             self._told = Dataset(space, self._told.images, self._told.labels)
 
-    def grown(self, skills: Skills, old: Space, new: Space) -> Skills | None:
-        inner = super().grown(_inner(skills), old, new)
-        if inner is None:
-            return None
-        public = grown_classifier(_bare(skills.public), self.model, old, new, self.seed) if skills.public else None
-        classifier, before = LowPass(inner.classifier, new), LowPass(inner.classifier_before, new)
-        if inner.classifier_before is inner.classifier:
-            before = classifier
-        shown = LowPass(public, new).eval() if public is not None else None
-        return replace(inner, classifier=classifier.eval(), classifier_before=before.eval(), public=shown)
-
     def competence(self, skills: Skills, own: Entry | None, foreign: Sequence[Entry]) -> Measured:
         shown = self.shown_to_others(skills)
         if shown is None:
@@ -148,10 +136,13 @@ class PrivateLearner(Learner):
         turn: int,
         step: Step,
         about: frozenset[int] | None = None,
+        refines: bool = False,
     ) -> Taught:
         """The public classifier from packets alone, then from it the personal one with private data beside."""
         if self.private is None:
-            return super().distil(classifier, own, foreign, standing, turn=turn, step=step, about=about)
+            return super().distil(
+                classifier, own, foreign, standing, turn=turn, step=step, about=about, refines=refines
+            )
         verdicts = self._public_verdicts(foreign)
         material = self._lessons(own, foreign, verdicts).about(about)
         if not len(material):
@@ -159,7 +150,7 @@ class PrivateLearner(Learner):
         seed = self.seed + 1000 * (turn + 1)
         public = self.learn_publicly(material, seed, half(step, 0))
         lessons = self._lessons(own, foreign, self.weigh(foreign, standing)).about(about)
-        settings = self._distil_settings()
+        settings = self._distil_settings(refines=refines)
         student = self._distil(public, self._train, lessons, settings=settings, seed=seed, step=half(step, 1))
         if self.held_out is None or not len(self.held_out):
             return Taught(student, True, "no private hold-out to judge by", verdicts, public)
@@ -201,6 +192,10 @@ class PrivateLearner(Learner):
         return private_packet(
             self._paid(self._told), self.space, self._epsilon, per_class=per_class, seed=self.seed % 2**31
         )
+
+    def _wider(self, model: nn.Module, old: Space, new: Space) -> nn.Module | None:
+        wider = super()._wider(model.model if isinstance(model, LowPass) else model, old, new)
+        return None if wider is None else LowPass(wider, new).eval()
 
     def _public_verdicts(self, foreign: Sequence[Entry]) -> dict[str, Verdict]:
         """What packets tell of each other: no private record has a say in what others hear."""
@@ -300,14 +295,3 @@ def privacy_status(privacy: Privacy, learner: Learner) -> dict[str, Any]:
     known = round(spent, 4) if spent < math.inf else None
     numbers = {"epsilon": privacy.epsilon, "delta": privacy.delta, "spent": known, "left": round(left, 4)}
     return value | numbers | {"says": says}
-
-
-def _inner(skills: Skills) -> Skills:
-    """The classifiers without what stands before them."""
-    classifier = _bare(skills.classifier)
-    before = classifier if skills.classifier_before is skills.classifier else _bare(skills.classifier_before)
-    return replace(skills, classifier=classifier, classifier_before=before, public=None)
-
-
-def _bare(model: nn.Module) -> nn.Module:
-    return model.model if isinstance(model, LowPass) else model

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,6 +10,7 @@ from torch import nn
 
 from ..knowledge.generators import Generator
 from ..knowledge.packet import SamplePacket
+from ..knowledge.space import Space
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,8 @@ class Skills:
     Attributes:
         classifier_before, generator_before: as they were before the mesh taught them.
         public: what others may hear of, where that is not the classifier (`PrivateLearner`).
+        expert: the classifier before it learned from others' answers, where it has: it learned more from the private
+            data, others heard it, and the personal head asks it too.
     """
 
     classifier: nn.Module
@@ -26,6 +29,35 @@ class Skills:
     generator: Generator | None = None
     generator_before: Generator | None = None
     public: nn.Module | None = None
+    expert: nn.Module | None = None
+
+
+def grown_skills(skills: Skills, wider: Callable[[nn.Module], nn.Module | None], space: Space) -> Skills | None:
+    """The same models for a space with more classes.
+
+    Args:
+        wider: makes a classifier for ``space`` from one of these.
+
+    Returns:
+        None: a classifier cannot be carried over, and all must be trained anew.
+    """
+    made: dict[int, nn.Module] = {}
+    for model in (skills.classifier, skills.classifier_before, skills.expert, skills.public):
+        if model is not None and id(model) not in made:
+            grown = wider(model)
+            if grown is None:
+                return None
+            made[id(model)] = grown
+    both = (skills.generator, skills.generator_before)
+    generators = {id(generator): generator.grown(space) for generator in both if generator is not None}
+    return Skills(
+        made[id(skills.classifier)],
+        made[id(skills.classifier_before)],
+        generators.get(id(skills.generator)),
+        generators.get(id(skills.generator_before)),
+        made.get(id(skills.public)),
+        made.get(id(skills.expert)),
+    )
 
 
 class SkillMaker(Protocol):

@@ -49,7 +49,7 @@ class Journal:
     Attributes:
         sequence: the last sequence number given out; a number is on disk before it is used.
         version: counts changes of the classifier; 0: not trained yet.
-        classifier, generator, public: checkpoint files in ``state/`` (see `Skills`); ``*_before``: as they were
+        classifier, generator, expert, public: checkpoint files in ``state/`` (see `Skills`); ``*_before``: as they were
             before the mesh taught them.
         published: name of the node's own sample packet.
         taught_by, refined, logits_due, generator_taught_by: see `meshlore.node.plan.Situation`.
@@ -66,6 +66,7 @@ class Journal:
     classifier_before: str = ""
     generator: str = ""
     generator_before: str = ""
+    expert: str = ""
     public: str = ""
     published: str = ""
     taught_by: tuple[str, ...] = ()
@@ -217,8 +218,8 @@ _JOURNAL_KINDS: dict[str, type] = {item.name: type(getattr(Journal(), item.name)
 
 
 def _checkpoints(journal: Journal) -> set[str]:
-    generators = {journal.generator, journal.generator_before}
-    return ({journal.classifier, journal.classifier_before, journal.public} | generators) - {""}
+    classifiers = {journal.classifier, journal.classifier_before, journal.expert, journal.public}
+    return (classifiers | {journal.generator, journal.generator_before}) - {""}
 
 
 def keep_private(home: Path, data: Dataset) -> None:

@@ -47,6 +47,14 @@ def test_a_device_that_nobody_taught_says_what_it_says():
     assert (said == np.array([0.5, -0.5], np.float32)).all()
 
 
+def test_an_expert_is_asked_whatever_it_says_of_what_was_held_out():
+    home = Dataset(SPACE, np.zeros((2, 1, 8, 8), np.uint8), np.array([0, 0]))
+    unsure, sure = Says(0.2, 0.0), Says(0.0, 4.0)
+    said = personal_logits(unsure, sure, IMAGES, SPACE, prior=np.array([0.5, 0.5]), held_out=home, expert=sure)
+    assert (said.argmax(axis=1) == 1).all()
+    np.testing.assert_allclose(said[0], mixed(*(np.array([x], np.float32) for x in ((0.2, 0), (0, 4))))[0], rtol=1e-5)
+
+
 @given(LOGITS, LOGITS)
 def test_the_mixture_is_a_distribution_between_both(first, second):
     probabilities = np.exp(mixed(first, second).astype(np.float64))

@@ -18,3 +18,20 @@ USUAL = DistilSettings().steps
 )
 def test_a_skill_is_learned_twice_as_long_as_what_others_follow(space, skill, chosen, steps):
     assert distilling(DistilSettings(), Learning(distil_steps=chosen), space, skill=skill).steps == steps
+
+
+@pytest.mark.parametrize(
+    ("space", "refines", "skill", "private"),
+    [
+        (SPACE, False, False, 32),
+        (SPACE, True, False, 32),
+        (LARGE, False, False, 128),
+        (LARGE, True, False, 2),
+        (LARGE, False, True, 16),
+    ],
+)
+def test_samples_of_many_pixels_are_learned_beside_much_private_data_by_who_tells_and_little_by_who_listens(
+    space, refines, skill, private
+):
+    assert distilling(DistilSettings(), Learning(), space, skill=skill, refines=refines).private_batch == private
+    assert distilling(DistilSettings.for_anchor(), Learning(), space, refines=refines).private_batch == 0

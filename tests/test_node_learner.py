@@ -44,7 +44,7 @@ def test_what_is_worse_at_home_is_tried_once_more_with_more_private_data(monkeyp
     node = Learner(SPACE, "node", "", digits("01"), QUICK, 0)
     before = node.train(lambda _: None)
     outcome = node.distil(before, None, [lesson], {}, turn=0, step=lambda _: None)
-    assert batches == [32, 32 * MORE_PRIVATE][:tries]
+    assert batches == [32, MORE_PRIVATE][:tries]
     assert outcome.kept is taught
     assert (outcome.classifier is before) is not taught
 

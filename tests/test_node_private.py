@@ -245,11 +245,11 @@ def test_both_classifiers_come_back_from_their_checkpoints(tmp_path):
 
 def test_a_distillation_that_was_rolled_back_still_changes_what_others_hear():
     old, public = torch.nn.Identity(), torch.nn.Identity()
-    after = _skills_after(Skills(old, old), Taught(old, False, "worse at home", {}, public))
+    after = _skills_after(Skills(old, old), Taught(old, False, "worse at home", {}, public), refines=False)
     assert after is not None
     assert after.classifier is old
     assert after.public is public
-    assert _skills_after(Skills(old, old), Taught(old, False, "worse at home")) is None
+    assert _skills_after(Skills(old, old), Taught(old, False, "worse at home"), refines=False) is None
 
 
 async def test_whom_the_public_classifier_learned_from_is_noted_though_the_personal_one_was_rolled_back():
