@@ -20,7 +20,7 @@ from .trust import FEWEST, Answers, Packets, Verdict
 MOST = 64  # samples of one author and class that count
 MOST_CLAIMED = 4  # times the usual claim; an honest specialist hardly exceeds it, a liar gains little
 HEEDED = 0.5  # share of a class's samples for which a teacher must say the label
-HEARSAY = 0.25  # what a teacher's word counts for a class that it knows from others' samples alone
+HEARSAY = 0.05  # what a teacher's word counts for a class that it knows from others' samples alone
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 The model that the mesh taught knows every class. What it was before it learned from the answers of others knows the
 own ones better (`Skills.expert`). The model of the private data alone may know them better still, and says how well on
 samples held out of its training: if there are some of each of its classes, and it takes none of them for another, it
-is asked too. All that are asked count the same (a mixture of experts, Jacobs et al., 1991). The mean is one of
-probabilities: who is sure outvotes who is not. The class mix of the private data is made use of in any case.
+is asked too, and counts as much as what the mesh taught (mixtures of experts, Jacobs et al., 1991). The mean is one
+of probabilities: who is sure outvotes who is not. The class mix of the private data is made use of in any case.
 """
 
 from __future__ import annotations
@@ -38,11 +38,12 @@ def personal_logits(
         held_out: private samples that none was trained on.
         expert: always asked; None: there is none.
     """
-    asked = [taught] if expert is None else [taught, expert]
-    if untaught not in asked and held_out is not None and _is_sound(untaught, prior, held_out):
-        asked.append(untaught)
-    said = [logits(model, images, space) for model in asked]
-    return said[0] if len(said) == 1 else mixed(*said)
+    said = logits(taught, images, space)
+    if expert is not None:
+        said = mixed(said, logits(expert, images, space))
+    if untaught is taught or held_out is None or not _is_sound(untaught, prior, held_out):
+        return said
+    return mixed(said, logits(untaught, images, space))
 
 
 def _is_sound(untaught: nn.Module, prior: NDArray[np.float64], held_out: Dataset) -> bool:
@@ -53,10 +54,9 @@ def _is_sound(untaught: nn.Module, prior: NDArray[np.float64], held_out: Dataset
     return bool((with_prior(said, prior[: said.shape[1]]).argmax(axis=1) == held_out.labels).all())
 
 
-def mixed(*said: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The log of the mean of the probabilities that logits (n, k) stand for."""
-    together = np.logaddexp.reduce([_log_softmax(logits) for logits in said])
-    mean: NDArray[np.float32] = together - np.float32(np.log(len(said)))
+def mixed(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The log of the mean of the probabilities that two logits (n, k) stand for."""
+    mean: NDArray[np.float32] = np.logaddexp(_log_softmax(first), _log_softmax(second)) - np.float32(np.log(2))
     return mean
 
 

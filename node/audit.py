@@ -24,6 +24,7 @@ from ..knowledge.training import no_step
 from ..knowledge.trust import Verdict
 from ..security.ledger import Budget, noise_multiplier
 from .learner import GUARDS, Learner
+from .library import Entry
 from .private_learner import PrivateLearner
 from .settings import Learning, Privacy
 
@@ -146,7 +147,10 @@ def _answered(
     packet = samples(learner)
     if packet is None:
         return None
-    return replace(packet, logits=coarse(logits(learner.train(no_step), packet.images, data.space)))
+    # a node answers after a lesson, which has shown it its private data once more
+    own = Entry("own", "own", "own", 1, 0.0, packet)
+    taught = learner.distil(learner.train(no_step), own, [], {}, turn=0, step=no_step)
+    return replace(packet, logits=coarse(logits(taught.classifier, packet.images, data.space)))
 
 
 def _copies(learner: Learner) -> SamplePacket | None:
