@@ -26,6 +26,10 @@ from meshlore.security.sealing import seal
 from village import LEARNING, QUICK, SPACE, TEST, Village, digits, found, packets_of, settled, submit, until
 
 
+def weights_of(model: torch.nn.Module | None) -> dict[str, torch.Tensor]:
+    return {} if model is None else {key: value.clone() for key, value in model.state_dict().items()}
+
+
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory):
     """``(folder, members, facts)``: homes of a village that has settled, and what its nodes said of themselves."""
@@ -46,7 +50,8 @@ def taught(tmp_path_factory):
                 "now": await submit(node, Evaluate(TEST.images, TEST.labels)),
                 "drawn": await submit(node, Generate("0", 3, where="here")),
                 "answered": (await submit(node, Classify(TEST.images[:3]))).answer.node,
-                "weights": {key: value.clone() for key, value in node.skills.classifier.state_dict().items()},
+                "weights": weights_of(node.skills.classifier),
+                "expert": weights_of(node.skills.expert),
             }
         await village.stop()
         return facts
@@ -71,6 +76,12 @@ def test_nodes_publish_gather_distil_answer_and_settle(taught):
     assert (ann["samples_from"], ann["answers_from"]) == ({"ben"}, {"ben", "anchor"})
     assert (ann["status"]["taught_by"], ben["status"]["taught_by"]) == (["anchor", "ben"], ["anchor", "ann"])
     assert [fact["status"]["sequence"] for fact in (ann, ben)] == [2, 2], "samples once, then logits"
+
+
+def test_what_a_node_was_when_it_answered_stays_as_its_expert(taught):
+    ann, anchor = taught[2]["ann"], taught[2]["anchor"]
+    assert any(not torch.equal(value, ann["weights"][key]) for key, value in ann["expert"].items())
+    assert not anchor["expert"], "an anchor has no personal head"
 
 
 def test_each_learns_the_class_that_only_the_other_has_and_forgets_nothing(taught):
@@ -98,8 +109,9 @@ async def test_a_restart_goes_on_without_retraining(village, taught):
     await settled(ann)
     assert ann.state.journal == journal
     assert describe(ann)["taught_by"] == then["status"]["taught_by"]
-    for key, value in ann.skills.classifier.state_dict().items():
-        assert torch.equal(value, then["weights"][key])
+    for model, known in ((ann.skills.classifier, "weights"), (ann.skills.expert, "expert")):
+        assert model.state_dict().keys() == then[known].keys()
+        assert all(torch.equal(value, then[known][key]) for key, value in model.state_dict().items())
     assert (await submit(ann, Evaluate(TEST.images, TEST.labels))).per_class == then["now"].per_class
     assert (await submit(ann, Evaluate(TEST.images, TEST.labels, version="before"))).per_class == then[
         "before"
