@@ -43,7 +43,7 @@ from .settings import Learning
 from .skills import Skills, grown_skills
 from .taught import Taught, Tuned
 
-MORE_PRIVATE = 96  # samples in a batch, at the second try
+MORE_PRIVATE = 96  # samples in a batch, at least, at the second try
 COMPARED_DIMENSIONS = 20
 GUARDS: Mapping[str, Guard] = {"off": everything, "filter": distinct}
 
@@ -246,7 +246,7 @@ class Learner:
         decision = keep_better(classifier, student, self.held_out, prior)
         if not decision.kept:
             # a hold-out is small and all of a turn is at stake: once more, with more of the private data beside
-            settings = replace(settings, private_batch=MORE_PRIVATE)
+            settings = replace(settings, private_batch=max(MORE_PRIVATE, 2 * settings.private_batch))
             student = self._distil(classifier, self._train, lessons, settings=settings, seed=seed + 1, step=step)
             decision = keep_better(classifier, student, self.held_out, prior)
         student = student if decision.kept else classifier
@@ -272,7 +272,8 @@ class Learner:
         """Go on learning with ``more`` among the private data, beside all that is trusted."""
         classifier = skills.classifier
         private = more if self._train is None else concatenate([self._train, more])
-        lessons, settings = self._lessons(own, foreign, self.weigh(foreign, standing)), self._distil_settings()
+        lessons = self._lessons(own, foreign, self.weigh(foreign, standing))
+        settings = self._distil_settings(refines=True)
         settings = replace(settings, private_batch=64, steps=steps or settings.steps)
         alone = skills.classifier_before
         untaught = self._fit(alone, private, steps=settings.steps, seed=self.seed, step=half(step, 0))
