@@ -40,21 +40,20 @@ def distilling(
     lessons: Lessons | None = None,
     *,
     skill: bool = False,
-    refines: bool = False,
+    refines: bool | None = None,
 ) -> DistilSettings:
     """``chosen`` for samples of this size, with the steps that the settings say.
 
     Args:
         lessons: what is learned from, if answers to them are worth longer learning.
         skill: they are all that will be learned of their classes.
-        refines: others have heard what is known here, and hear nothing that comes of it.
+        refines: True: others have heard what is known here, and hear nothing that comes of it. False: they will hear
+            what comes of it. None: neither.
     """
     if not space.is_small:
         chosen = chosen.for_many_pixels()
-        if refines:
-            chosen = chosen.for_listening()
-        elif not skill:
-            chosen = chosen.for_teaching()
+        if refines is not None:
+            chosen = chosen.for_listening() if refines else chosen.for_teaching()
     if skill or (not space.is_small and lessons is not None and lessons.said):
         chosen = chosen.twice_as_long()
     return replace(chosen, steps=settings.distil_steps or chosen.steps)

@@ -237,7 +237,8 @@ class Learner:
         lessons = self._lessons(own, foreign, verdicts, self._own_answers(classifier, own, foreign)).about(about)
         if not len(lessons):
             return Taught(classifier, False, "nobody's knowledge is trusted", verdicts)
-        settings = self._distil_settings(lessons, skill=about is not None, refines=refines)
+        skill = about is not None
+        settings = self._distil_settings(lessons, skill=skill, refines=None if skill else refines)
         seed = self.seed + 1000 * (turn + 1)
         student = self._distil(classifier, self._train, lessons, settings=settings, seed=seed, step=step)
         if self.held_out is None or not len(self.held_out):
@@ -273,7 +274,7 @@ class Learner:
         classifier = skills.classifier
         private = more if self._train is None else concatenate([self._train, more])
         lessons = self._lessons(own, foreign, self.weigh(foreign, standing))
-        settings = self._distil_settings(refines=True)
+        settings = self._distil_settings()
         settings = replace(settings, private_batch=64, steps=steps or settings.steps)
         alone = skills.classifier_before
         untaught = self._fit(alone, private, steps=settings.steps, seed=self.seed, step=half(step, 0))
@@ -382,7 +383,7 @@ class Learner:
         )
 
     def _distil_settings(
-        self, lessons: Lessons | None = None, *, skill: bool = False, refines: bool = False
+        self, lessons: Lessons | None = None, *, skill: bool = False, refines: bool | None = None
     ) -> DistilSettings:
         chosen = DistilSettings() if self.private is not None else DistilSettings.for_anchor()
         return distilling(chosen, self.settings, self.space, lessons, skill=skill, refines=refines)

@@ -150,7 +150,7 @@ class PrivateLearner(Learner):
         seed = self.seed + 1000 * (turn + 1)
         public = self.learn_publicly(material, seed, half(step, 0))
         lessons = self._lessons(own, foreign, self.weigh(foreign, standing)).about(about)
-        settings = self._distil_settings(refines=refines)
+        settings = self._distil_settings()
         student = self._distil(public, self._train, lessons, settings=settings, seed=seed, step=half(step, 1))
         if self.held_out is None or not len(self.held_out):
             return Taught(student, True, "no private hold-out to judge by", verdicts, public)

@@ -21,17 +21,11 @@ def test_a_skill_is_learned_twice_as_long_as_what_others_follow(space, skill, ch
 
 
 @pytest.mark.parametrize(
-    ("space", "refines", "skill", "private"),
-    [
-        (SPACE, False, False, 32),
-        (SPACE, True, False, 32),
-        (LARGE, False, False, 128),
-        (LARGE, True, False, 2),
-        (LARGE, False, True, 16),
-    ],
+    ("space", "refines", "private"),
+    [(SPACE, False, 32), (SPACE, True, 32), (LARGE, False, 128), (LARGE, True, 2), (LARGE, None, 16)],
 )
 def test_samples_of_many_pixels_are_learned_beside_much_private_data_by_who_tells_and_little_by_who_listens(
-    space, refines, skill, private
+    space, refines, private
 ):
-    assert distilling(DistilSettings(), Learning(), space, skill=skill, refines=refines).private_batch == private
+    assert distilling(DistilSettings(), Learning(), space, refines=refines).private_batch == private
     assert distilling(DistilSettings.for_anchor(), Learning(), space, refines=refines).private_batch == 0
