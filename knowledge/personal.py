@@ -1,13 +1,17 @@
 """The personal head: what a device says of samples that are like its own.
 
-The model that the mesh taught knows every class. What it was before it learned from the answers of others knows the
-own ones better (`Skills.expert`). The model of the private data alone may know them better still, and says how well on
-samples held out of its training: if there are some of each of its classes, and it takes none of them for another, it
-is asked too, and counts as much as what the mesh taught (mixtures of experts, Jacobs et al., 1991). The mean is one
-of probabilities: who is sure outvotes who is not. The class mix of the private data is made use of in any case.
+Up to three classifiers vote, each with the class mix at home already in what it says: the one that the mesh taught,
+which knows every class; what it was before it learned from the answers of others, which knows the own ones better
+(`Skills.expert`); and that of the private data alone. The last one has a third of the vote, and most of it where it is
+sound: where samples of each of its classes were held out of its training, and it takes none of them for another.
+
+The vote is the mean of the posteriors (a linear opinion pool: Genest & Zidek, 1986). Without the class mix, the
+classifier of two classes would vote for the eight others wherever it is in doubt.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +21,8 @@ from .data import Dataset, Images
 from .metrics import with_prior
 from .models import logits
 from .space import Space
+
+UNTAUGHT, UNTAUGHT_AND_SOUND = 1 / 3, 2 / 3  # what the classifier of the private data alone has of the vote
 
 
 def personal_logits(
@@ -29,38 +35,49 @@ def personal_logits(
     held_out: Dataset | None,
     expert: nn.Module | None = None,
 ) -> NDArray[np.float32]:
-    """Logits float32 (n, num_classes), for `metrics.with_prior` to add the class mix to.
+    """Logits float32 (n, num_classes) without the class mix, for `metrics.with_prior` to add it to.
 
     Args:
         taught: the classifier after the mesh. untaught: that of the private data alone, or the same one.
         images: uint8 (n, channels, height, width).
         prior: float64 (num_classes,), the class mix at home.
         held_out: private samples that none was trained on.
-        expert: always asked; None: there is none.
+        expert: what the taught one was before it learned from answers; None: there is none.
     """
-    said = logits(taught, images, space)
-    if expert is not None:
-        said = mixed(said, logits(expert, images, space))
-    if untaught is taught or held_out is None or not _is_sound(untaught, prior, held_out):
-        return said
-    return mixed(said, logits(untaught, images, space))
+    said = [logits(model, images, space) for model in (taught, expert) if model is not None]
+    shares = [1 / len(said)] * len(said)
+    if untaught is not taught:
+        share = UNTAUGHT_AND_SOUND if _is_sound(untaught, prior, held_out) else UNTAUGHT
+        said.append(logits(untaught, images, space))
+        shares = [*(part * (1 - share) for part in shares), share]
+    return said[0] if len(said) == 1 else pooled(said, shares, prior)
 
 
-def _is_sound(untaught: nn.Module, prior: NDArray[np.float64], held_out: Dataset) -> bool:
+def pooled(
+    said: Sequence[NDArray[np.float32]], shares: Sequence[float], prior: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """Logits float32 (n, k) that, with the class mix added, are the log of the pool of all posteriors.
+
+    Args:
+        said: float32 (n, k) of each classifier, without the class mix.
+        shares: what each has of the vote; they sum to 1.
+        prior: float64 (k,).
+    """
+    mix = with_prior(np.zeros(said[0].shape[1]), prior[: said[0].shape[1]])
+    votes = [_log_softmax(part + mix) + np.log(share) for part, share in zip(said, shares, strict=True)]
+    pool: NDArray[np.float32] = (np.logaddexp.reduce(votes) - mix).astype(np.float32)
+    return pool
+
+
+def _is_sound(untaught: nn.Module, prior: NDArray[np.float64], held_out: Dataset | None) -> bool:
     """Whether every class at home was held out from, and none of its samples is mistaken."""
-    if not np.isin(np.flatnonzero(prior), held_out.labels).all():
+    if held_out is None or not np.isin(np.flatnonzero(prior), held_out.labels).all():
         return False
     said = logits(untaught, held_out.images, held_out.space)
     return bool((with_prior(said, prior[: said.shape[1]]).argmax(axis=1) == held_out.labels).all())
 
 
-def mixed(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The log of the mean of the probabilities that two logits (n, k) stand for."""
-    mean: NDArray[np.float32] = np.logaddexp(_log_softmax(first), _log_softmax(second)) - np.float32(np.log(2))
-    return mean
-
-
-def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     shifted = logits - logits.max(axis=1, keepdims=True)
-    normal: NDArray[np.float32] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    normal: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return normal

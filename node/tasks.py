@@ -34,8 +34,8 @@ class Classify:
     Attributes:
         images: uint8 levels (n, channels, height, width); `meshlore.connect().submit` also takes paths,
             PIL images, and arrays (n, height, width[, channels]) of uint8 0..255 or floats 0..1.
-        head: ``"personal"``: for samples like this device's own. Its own class mix is made use of, and where
-            that is sound what it learned alone (`knowledge.personal`); no other node can.
+        head: ``"personal"``: for samples like this device's own. Its own class mix is made use of, and what it
+            learned alone (`knowledge.personal`); no other node can.
     """
 
     images: Any
