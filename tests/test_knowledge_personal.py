@@ -35,7 +35,7 @@ def asked(taught: Says, untaught: Says, held_out: list[int], expert: Says | None
 
 
 @pytest.mark.parametrize("held_out", [[0, 1], [0, 0], []])
-def test_the_untaught_one_has_a_third_of_the_vote_if_it_errs_or_was_not_seen_on_all_its_classes(held_out):
+def test_the_untaught_one_has_less_than_half_the_vote_if_it_errs_or_was_not_seen_on_all_its_classes(held_out):
     assert asked(Says(*FOR_A), Says(*FOR_B), held_out).argmax() == 0
     assert asked(Says(0.1, 0.0, 0.0), Says(*FOR_B), held_out).argmax() == 1  # who is sure outvotes who is not
     assert asked(Says(*FOR_A), Says(*FOR_B), held_out, expert=Says(*FOR_B)).argmax() == 1
