@@ -135,14 +135,16 @@ def drawings(cell: Cell, entries: Sequence[Any], folder: Path | None) -> list[Dr
     from meshlore.knowledge.generator import fit_generator
     from meshlore.knowledge.generators import usual_steps
 
-    from .knowledge_generation import judge, oracle_of
+    from .knowledge_generation import drawn, judge, oracle_of
 
     problem = problem_of(cell)
     pooled, oracle = concatenate(problem.clients), oracle_of(cell)
 
     def judged(kind: str, make: Callable[[], Any]) -> Drawings:
         spent, generator = _timed(make)
-        return Drawings(kind, cell.nodes, cell.seed, **judge(generator, oracle, pooled, problem), cpu_s=spent)
+        return Drawings(
+            kind, cell.nodes, cell.seed, **judge(drawn(problem, generator), oracle, pooled, problem), cpu_s=spent
+        )
 
     def of_real() -> Any:
         steps = WORK.get("generator_steps") or usual_steps(problem.space)

@@ -155,6 +155,7 @@ CPU_COLUMNS: Sequence[Column] = tuple(
 )
 GENERATION_COLUMNS: Sequence[Column] = (
     ("oracle class accuracy", number("oracle_accuracy"), 3),
+    ("without choosing", number("unchosen_oracle_accuracy"), 3),
     ("worst class", number("oracle_worst_class"), 3),
     ("trained on it alone", number("downstream"), 3),
     ("Fréchet distance", number("frechet"), 2),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..knowledge.data import Images, Labels
+from ..knowledge.drawing import draw
 from ..knowledge.models import logits
 from ..knowledge.space import Space
 from .router import Competence
@@ -50,9 +51,8 @@ def measured(skills: Skills, known: Sequence[tuple[Images, Labels]], space: Spac
     if skills.generator is None:
         return Measured(Competence(tuple(classify.tolist()), (), added=space.added_classes), confusion)
     wanted = np.repeat(np.arange(classes), DRAWN_TO_MEASURE)
-    drawn = skills.generator.sample(wanted, seed=seed)
-    taken_for = logits(skills.classifier, drawn, space).argmax(axis=1)
-    hits = (taken_for == wanted).reshape(classes, DRAWN_TO_MEASURE).mean(axis=1)
+    drawn = draw(skills.generator, skills.classifier, wanted, space, seed=seed)
+    hits = drawn.taken.reshape(classes, DRAWN_TO_MEASURE).mean(axis=1)
     generate = tuple((hits * classify).tolist())
     return Measured(Competence(tuple(classify.tolist()), generate, added=space.added_classes), confusion)
 

@@ -11,6 +11,7 @@ from ..codec import pack_array, unpack_array
 from ..errors import Refused
 from ..knowledge import metrics
 from ..knowledge.data import Dataset
+from ..knowledge.drawing import draw
 from ..knowledge.models import logits
 from ..knowledge.personal import personal_logits
 from ..knowledge.space import Space
@@ -71,9 +72,8 @@ def compute(task: Served, skills: Skills, space: Space) -> dict[str, Any]:
         raise Refused("this node has no generator yet", "ask again in a moment", code="not-ready")
     label = space.classes.index(task.label)
     labels = np.full(task.n, label, dtype=np.int64)
-    images = generator.sample(labels, seed=task.seed)
-    taken = logits(classifier, images, space).argmax(axis=1) == label
-    return {"images": pack_array(images), "confidence": float(taken.mean())}
+    drawn = draw(generator, classifier, labels, space, seed=task.seed)
+    return {"images": pack_array(drawn.images), "confidence": float(drawn.taken.mean())}
 
 
 def _personal(task: Served, skills: Skills, home: Home) -> dict[str, Any]:

@@ -347,7 +347,10 @@ def test_drawings_are_judged_by_an_oracle_by_a_student_and_by_distance(problem, 
     oracle = pooled_classifier(real)
     taught = fit_generator(real.images, real.labels, SPACE, steps=150, seed=0)
     lopsided = fit_generator(real.images, np.zeros_like(real.labels), SPACE, steps=50, seed=0)
-    good, bad = (knowledge_generation.judge(drawer, oracle, real, problem) for drawer in (taught, lopsided))
+    good, bad = (
+        knowledge_generation.judge(knowledge_generation.drawn(problem, drawer), oracle, real, problem)
+        for drawer in (taught, lopsided)
+    )
     assert good["oracle_accuracy"] > 0.9 > 0.6 > bad["oracle_accuracy"]
     assert good["downstream"] > 0.8
     assert good["frechet"] < bad["frechet"]
