@@ -249,5 +249,7 @@ def _liar(ground: Ground, attack: Attack, place: int, seen: Sequence[Entry]) -> 
 
 
 def _entry(place: int, number: int, packet: SamplePacket | LogitPacket, ground: Ground) -> Entry:
-    name = hashlib.sha256(f"{place} {number}".encode()).hexdigest()
-    return Entry(name, str(place), f"n{place}", number, float(number), decode(encode(packet), ground.test.space))
+    sent = encode(packet)
+    # packets have the names of their content, as on the wire: what a node found out about one it need not find out again
+    name = hashlib.sha256(f"{place} {number} ".encode() + sent).hexdigest()
+    return Entry(name, str(place), f"n{place}", number, float(number), decode(sent, ground.test.space))

@@ -155,5 +155,6 @@ def _packets(entries: Iterable[Entry]) -> Iterable[SamplePacket]:
 
 def _entry(author: str, number: int, packet: SamplePacket | LogitPacket, space: Space) -> Entry:
     """A packet after its way over the wire."""
-    name = hashlib.sha256(f"{author} {number}".encode()).hexdigest()
-    return Entry(name, author, author, number, float(number), decode(encode(packet), space), author == "anchor")
+    sent = encode(packet)
+    name = hashlib.sha256(f"{author} {number} ".encode() + sent).hexdigest()
+    return Entry(name, author, author, number, float(number), decode(sent, space), author == "anchor")

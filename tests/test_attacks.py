@@ -48,6 +48,12 @@ def lie(attack: Attack, place: int = 1) -> SamplePacket:
     return entry
 
 
+def test_each_attack_is_judged_by_itself() -> None:
+    """Nodes remember what they made of packets, by their names."""
+    about = [verdicts_of(ground(), {1: attack}, 0)[1] for attack in (LabelFlip(), Noise(), LabelFlip())]
+    assert about[0] == about[2] != about[1]
+
+
 def test_a_label_flip_names_every_class_after_another_and_plotters_flip_alike() -> None:
     assert (lie(LabelFlip()).labels != truth(1).labels).all()
     assert np.array_equal(lie(LabelFlip()).images, truth(1).images)
