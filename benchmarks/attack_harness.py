@@ -250,6 +250,6 @@ def _liar(ground: Ground, attack: Attack, place: int, seen: Sequence[Entry]) -> 
 
 def _entry(place: int, number: int, packet: SamplePacket | LogitPacket, ground: Ground) -> Entry:
     sent = encode(packet)
-    # packets have the names of their content, as on the wire: what a node found out about one it need not find out again
+    # named by its content, as on the wire: nodes remember what they made of packets
     name = hashlib.sha256(f"{place} {number} ".encode() + sent).hexdigest()
     return Entry(name, str(place), f"n{place}", number, float(number), decode(sent, ground.test.space))
