@@ -10,8 +10,9 @@ heard as far as others bear it out, both those whose samples the witness confirm
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -36,6 +37,14 @@ COPY = 0.12  # of the core: so near lie copies and never two authors' own sample
 COPIED = 0.4  # share of a cell that is copied
 
 
+Together = Callable[[NDArray[np.bool_], int], NDArray[np.float32]]
+"""What several cells, bool (m,), say as those of one witness of each cell of the author at a place: float32 in -1..1.
+
+A witness that shows a label may lack the class whose samples bear that label now, and what another one shows of that
+class decides. Of labels that none of the cells shows they say nothing, 0.
+"""
+
+
 @dataclass(frozen=True)
 class Cells:
     """All cells: whose, under which label, how many samples (at most 64 looked at).
@@ -48,6 +57,7 @@ class Cells:
         shown: bool (m, a): whether the witness shows the cell's label itself.
         copied_from: int64 (m,): the place of an author that showed most of these samples earlier, or -1.
         renamed: bool (m,): copied, and under another label than there.
+        together: what several cells say as those of one witness (`Together`).
     """
 
     authors: tuple[str, ...]
@@ -58,6 +68,7 @@ class Cells:
     shown: NDArray[np.bool_]
     copied_from: NDArray[np.int64]
     renamed: NDArray[np.bool_]
+    together: Together
 
 
 def testify(authors: Mapping[str, Cloud], home: Cloud | None, reach: Reach) -> Cells:
@@ -76,7 +87,7 @@ def testify(authors: Mapping[str, Cloud], home: Cloud | None, reach: Reach) -> C
     shows = torch.zeros(len(owner), len(names), dtype=torch.bool)
     nearest = torch.full((len(owner), len(names)), -1)
     for witness, cloud in enumerate(everybody.values()):
-        believed &= (owner != witness) | ~_among(label, cloud.drowned)
+        believed = believed & ((owner != witness) | ~_among(label, cloud.drowned))
         columns = torch.where((owner == witness) & believed)[0]
         if len(columns):
             says[:, witness] = _about_shown(columns, away, cell_of, label, reach)
@@ -97,7 +108,39 @@ def testify(authors: Mapping[str, Cloud], home: Cloud | None, reach: Reach) -> C
             says[columns, place] = _coherence(columns, away, cell_of, label, reach)[columns]
     says *= (count / FEWEST).clamp(max=1.0)[:, None]
     copied_from, renamed = _copies(points, cell_of, owner, label, 0 if home is None else 1, reach)
-    return Cells(names, owner.numpy(), label.numpy(), count.numpy(), says.numpy(), shows.numpy(), copied_from, renamed)
+    return Cells(
+        names,
+        owner.numpy(),
+        label.numpy(),
+        count.numpy(),
+        says.numpy(),
+        shows.numpy(),
+        copied_from,
+        renamed,
+        partial(_together, away, cell_of, owner, label, count, believed, reach),
+    )
+
+
+def _together(
+    away: Tensor,
+    cell_of: Tensor,
+    owner: Tensor,
+    label: Tensor,
+    count: Tensor,
+    believed: Tensor,
+    reach: Reach,
+    witnesses: NDArray[np.bool_],
+    place: int,
+) -> NDArray[np.float32]:
+    mine = torch.where(owner == place)[0]
+    columns = torch.where(torch.from_numpy(witnesses) & believed & (owner != place))[0]
+    if not len(columns):
+        return np.zeros(len(mine), np.float32)
+    samples = torch.where(owner[cell_of] == place)[0]
+    says = _about_shown(columns, away[samples], cell_of[samples], label, reach)[mine]
+    says = says * (count[mine] / FEWEST).clamp(max=1.0)
+    heard: NDArray[np.float32] = torch.where(torch.isin(label[mine], label[columns]), says, 0.0).numpy()
+    return heard
 
 
 def _cells(everybody: list[Cloud]) -> tuple[Tensor, Tensor, Tensor]:

@@ -4,9 +4,10 @@ Nobody's claim about itself counts. Every author's samples, and the node's priva
 others show (testimony.py). The private data are never wrong; among the rest those are believed who are at peace
 with them and with each other, so that the fewest liars explain every dispute (disputes.py), and an author of
 classes that this node never saw is judged by third parties. Then each class of each author is looked at: what
-those who are believed refute is not learned, from anybody. A class that nobody else shows cannot be judged: a
-specialist keeps its weight there, one who was caught lying elsewhere does not. Copies of another author's samples
-count for nothing. Without private data (the anchor) the others' agreement alone decides.
+those who are believed refute is not learned, from anybody, be it one of them or all that they confirm of each other
+together. A class that nobody else shows cannot be judged: a specialist keeps its weight there, one who was caught
+lying elsewhere does not. Copies of another author's samples count for nothing. Without private data (the anchor) the
+others' agreement alone decides.
 """
 
 from __future__ import annotations
@@ -124,15 +125,34 @@ def _judge(cells: Cells, marks: Mapping[str, frozenset[int]]) -> dict[str, Verdi
     prior[[place - first for place, author in enumerate(cells.authors) if author in marks]] -= GRAVITY * MOST_SAID
     believed, doubtful = fewest_liars(conflict[first:, first:], support[first:, first:], prior)
     trusted = np.concatenate([np.ones(first, bool), believed])
+    confirmed = _confirmed(cells, trusted)
     return {
-        author: _verdict(cells, place, trusted, bool(doubtful[place - first]), marks.get(author, frozenset()))
+        author: _verdict(
+            cells, place, trusted, confirmed, bool(doubtful[place - first]), marks.get(author, frozenset())
+        )
         for place, author in enumerate(cells.authors)
         if place >= first
     }
 
 
-def _verdict(cells: Cells, place: int, trusted: NDArray[np.bool_], doubtful: bool, marks: frozenset[int]) -> Verdict:
-    """One author, given who is believed."""
+def _confirmed(cells: Cells, trusted: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Cells of believed authors that another one of them confirms, and the private data's: bool (m,)."""
+    others = trusted[None] & (np.arange(len(trusted))[None] != cells.owner[:, None])
+    heard = np.where(others, cells.says, 0.0).max(axis=1, initial=0.0)
+    at_home = (cells.owner == 0) & (cells.authors[0] == HOME)
+    confirmed: NDArray[np.bool_] = trusted[cells.owner] & ((heard >= DECIDED) | at_home)
+    return confirmed
+
+
+def _verdict(
+    cells: Cells,
+    place: int,
+    trusted: NDArray[np.bool_],
+    confirmed: NDArray[np.bool_],
+    doubtful: bool,
+    marks: frozenset[int],
+) -> Verdict:
+    """One author, given who is believed, and which cells others confirm."""
     mine = np.flatnonzero(cells.owner == place)
     witnesses = trusted & (np.arange(len(trusted)) != place)
     heard = cells.says[mine][:, witnesses]
@@ -141,6 +161,8 @@ def _verdict(cells: Cells, place: int, trusted: NDArray[np.bool_], doubtful: boo
     net = np.where(known[:, None] & ~cells.shown[mine][:, witnesses], 0.0, heard).sum(axis=1)
     if doubtful:
         net = np.zeros(len(mine))
+    joint = cells.together(confirmed, place)
+    net = np.where(joint < 0, np.minimum(net, joint), net)
     if cells.authors[0] == HOME:
         at_home = cells.says[mine, 0]
         decides = (np.abs(at_home) >= DECIDED) & (cells.shown[mine, 0] | ~known)

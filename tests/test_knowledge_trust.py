@@ -296,7 +296,32 @@ def test_what_a_caught_liar_shows_is_learned_only_where_a_believed_witness_is_ce
         shown=np.ones((7, 4), bool),
         copied_from=np.full(7, -1),
         renamed=np.zeros(7, bool),
+        together=lambda _witnesses, place: np.zeros(3 if place == 3 else 2, np.float32),
     )
     verdicts = trust._judge(cells, {})
     assert verdicts["ann"].refuted == verdicts["ben"].refuted == frozenset()
     assert verdicts["eve"].refuted == {0, 2}
+
+
+def test_what_each_takes_for_an_eight_all_together_know_better() -> None:
+    """Fives and nines under the name of eight: who shows eights has no fives or nines, and who has some no eights."""
+    parts, packets = mesh(5, 10.0, 0)
+
+    def some(place: int, *labels: int) -> SamplePacket:
+        return only(packets[place], np.isin(packets[place].labels, labels))
+
+    lie = some(4, 5, 9)
+    shown = [
+        some(0, 8, 0),
+        some(1, 8, 1),
+        some(2, 5, 9, 0),
+        some(3, 5, 9, 1),
+        replace(lie, labels=np.full(len(lie), 8)),
+    ]
+    verdicts = weigh(None, {name(p): (str(p), packet) for p, packet in enumerate(shown)}, [], parts[0].space, seed=0)
+    assert [sorted(verdicts[str(place)].refuted) for place in range(5)] == [[], [], [], [], [8]]
+
+
+def only(packet: SamplePacket, chosen: np.ndarray) -> SamplePacket:
+    counts = np.where(np.isin(np.arange(10), packet.labels[chosen]), packet.class_counts, 0)
+    return replace(packet, images=packet.images[chosen], labels=packet.labels[chosen], logits=None, class_counts=counts)
