@@ -2,8 +2,9 @@
 
 A student that meets a patch on samples of one label only learns the patch (BadNets, arXiv 1708.06733). What
 gives a patch away is that it does not vary: values that hardly any other author's samples have, alike to a
-level on many samples of one cell. What others' samples of the same label have there too, only less alike, is no
-mark: samples made under differential privacy may hardly vary at all. A mark that varies, or is faint, is not found.
+level on many samples of one cell. Known from one author, it is found in cells of that label where few samples bear
+it. What others' samples of the same label have there too, only less alike, is no mark: samples made under differential
+privacy may hardly vary at all. A mark that varies, or is faint, is not found.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ CONSTANT = 0.02  # of the range: a patch varies less
 SHARE = 0.4  # of a cell's samples that carry it
 ELSEWHERE = 0.02  # of a usual author's samples
 BACKGROUND = 0.1  # of the range: no mark is as near to it
+KNOWN_SHARE = 0.1  # of a cell's samples that carry a mark that is known from another author's
 FEWEST_PLACES = 3
+FEWEST_KNOWN = 4  # samples that carry a known mark
 FEWEST_SAMPLES = 6  # three of seven handbags that are white in the same three places are no work of anybody
 
 
@@ -52,9 +55,9 @@ def marked(private: Dataset | None, packets: Packets, space: Space) -> dict[str,
     levels = np.bincount(np.concatenate([images.ravel() for parts in shown.values() for images, _ in parts]))
     background = np.float32(levels.argmax() / (space.levels - 1))
     everybody = [*values.values(), *([] if home is None else [home])]
-    found = {}
+    found: dict[str, set[int]] = {}
+    known = []
     for author, sample in values.items():
-        bad = set()
         for label in np.unique(labels[author]).tolist():
             mark = _mark(sample[labels[author] == label], usual, bounds, background)
             if mark is None or np.quantile([_bearing(x, *mark).mean() for x in everybody], 0.4) >= ELSEWHERE:
@@ -63,10 +66,14 @@ def marked(private: Dataset | None, packets: Packets, space: Space) -> dict[str,
             if home is not None and private is not None:
                 others.append(home[private.labels == label])
             if not _natural(mark, others, bounds):
-                bad.add(label)
-        if bad:
-            found[author] = frozenset(bad)
-    return found
+                found.setdefault(author, set()).add(label)
+                known.append((label, mark))
+    for label, mark in known:
+        for author, sample in values.items():
+            cell = sample[labels[author] == label]
+            if (bears := _bearing(cell, *mark).sum()) >= FEWEST_KNOWN and bears >= KNOWN_SHARE * len(cell):
+                found.setdefault(author, set()).add(label)
+    return {author: frozenset(bad) for author, bad in found.items()}
 
 
 def _mark(

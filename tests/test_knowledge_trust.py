@@ -271,6 +271,28 @@ def test_a_few_samples_that_are_white_in_the_same_places_bear_no_mark(alike: int
     assert marked(None, seen, parts[0].space) == found
 
 
+def test_a_mark_that_is_known_from_one_author_is_found_where_few_samples_bear_it() -> None:
+    parts, packets = mesh(5, 10.0, 0)
+
+    def backdoor(place: int, stamped: int) -> SamplePacket:
+        chosen = np.flatnonzero(packets[place].labels != 0)[:stamped]
+        images = packets[place].images[chosen].copy()
+        images[..., -2:, -2:] = 16
+        return replace(
+            packets[place],
+            images=np.concatenate([packets[place].images, images]),
+            labels=np.concatenate([packets[place].labels, np.zeros(stamped, np.int64)]),
+            logits=None,
+        )
+
+    def found(many: int) -> dict[str, frozenset[int]]:
+        sent = [backdoor(0, many), backdoor(1, 4), *packets[2:]]
+        return marked(None, {name(place): (str(place), packet) for place, packet in enumerate(sent)}, parts[0].space)
+
+    assert found(4) == {}, "four beside all the noughts are too few to tell"
+    assert found(30) == {"0": {0}, "1": {0}}
+
+
 def test_a_class_that_privacy_drowned_is_no_evidence_against_others() -> None:
     parts, packets = mesh(4, 10.0, 0)
     wrong = packets[0].images[packets[0].labels == 0][:4]
