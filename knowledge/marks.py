@@ -9,12 +9,17 @@ privacy may hardly vary at all. A mark that varies, or is faint, is not found.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
 from .data import Dataset
 from .evidence import Packets
 from .space import Space, is_rows
+
+Mark = tuple[NDArray[np.int64], NDArray[np.float32]]
+"""The places of a patch among the values of a sample, and the value at each."""
 
 UNUSUAL = 0.4  # of the range of values, away from what is usual at that place
 DEVIATIONS = 2.0  # and by so many standard deviations of a usual author
@@ -55,8 +60,7 @@ def marked(private: Dataset | None, packets: Packets, space: Space) -> dict[str,
     levels = np.bincount(np.concatenate([images.ravel() for parts in shown.values() for images, _ in parts]))
     background = np.float32(levels.argmax() / (space.levels - 1))
     everybody = [*values.values(), *([] if home is None else [home])]
-    found: dict[str, set[int]] = {}
-    known = []
+    known: list[tuple[str, int, Mark]] = []
     for author, sample in values.items():
         for label in np.unique(labels[author]).tolist():
             mark = _mark(sample[labels[author] == label], usual, bounds, background)
@@ -66,20 +70,30 @@ def marked(private: Dataset | None, packets: Packets, space: Space) -> dict[str,
             if home is not None and private is not None:
                 others.append(home[private.labels == label])
             if not _natural(mark, others, bounds):
-                found.setdefault(author, set()).add(label)
-                known.append((label, mark))
-    for label, mark in known:
+                known.append((author, label, mark))
+    return _wherever(known, values, labels)
+
+
+def _wherever(
+    known: list[tuple[str, int, Mark]],
+    values: Mapping[str, NDArray[np.float32]],
+    labels: Mapping[str, NDArray[np.int64]],
+) -> dict[str, frozenset[int]]:
+    """The labels of known marks (author, label, mark) of their authors, and of all whose cell of it has some too."""
+    found: dict[str, set[int]] = {}
+    for of, label, mark in known:
         for author, sample in values.items():
             cell = sample[labels[author] == label]
-            if (bears := _bearing(cell, *mark).sum()) >= FEWEST_KNOWN and bears >= KNOWN_SHARE * len(cell):
+            bears = _bearing(cell, *mark).sum()
+            if author == of or bears >= max(FEWEST_KNOWN, KNOWN_SHARE * len(cell)):
                 found.setdefault(author, set()).add(label)
     return {author: frozenset(bad) for author, bad in found.items()}
 
 
 def _mark(
     sample: NDArray[np.float32], usual: NDArray[np.float32], bounds: NDArray[np.float32], background: np.float32
-) -> tuple[NDArray[np.int64], NDArray[np.float32]] | None:
-    """Places and values of what many samples of one cell have alike and nobody else has; None: there is no such."""
+) -> Mark | None:
+    """What many samples of one cell have alike and nobody else has; None: there is no such."""
     typical = np.quantile(sample, 0.7, axis=0), np.quantile(sample, 0.3, axis=0)
     value = np.where(np.abs(typical[0] - usual) > np.abs(typical[1] - usual), *typical)
     same = (np.abs(sample - value) < CONSTANT).mean(axis=0) >= SHARE
@@ -92,9 +106,7 @@ def _mark(
     return places, value[places]
 
 
-def _natural(
-    mark: tuple[NDArray[np.int64], NDArray[np.float32]], others: list[NDArray[np.float32]], bounds: NDArray[np.float32]
-) -> bool:
+def _natural(mark: Mark, others: list[NDArray[np.float32]], bounds: NDArray[np.float32]) -> bool:
     """Whether most others' cells of the label have about the same there without bearing the mark."""
     places, value = mark
     free = [cell for cell in others if len(cell) and _bearing(cell, *mark).mean() < ELSEWHERE]

@@ -87,7 +87,7 @@ def testify(authors: Mapping[str, Cloud], home: Cloud | None, reach: Reach) -> C
     shows = torch.zeros(len(owner), len(names), dtype=torch.bool)
     nearest = torch.full((len(owner), len(names)), -1)
     for witness, cloud in enumerate(everybody.values()):
-        believed = believed & ((owner != witness) | ~_among(label, cloud.drowned))
+        believed &= (owner != witness) | ~_among(label, cloud.drowned)
         columns = torch.where((owner == witness) & believed)[0]
         if len(columns):
             says[:, witness] = _about_shown(columns, away, cell_of, label, reach)
