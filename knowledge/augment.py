@@ -54,7 +54,7 @@ def same_view(batches: list[Tensor], views: Views, random: torch.Generator) -> l
         mask[..., max(0, top - reach_h) : top + reach_h, max(0, left - reach_w) : left + reach_w] = 0
     seen = []
     for batch in batches:
-        view = _warp(batch, theta.expand(len(batch), 2, 3))
+        view = _warp(batch, theta)
         if flipped:
             view = view.flip(-1)
         if views.brightness or cut:
@@ -84,8 +84,9 @@ def _affine(count: int, views: Views, random: torch.Generator) -> Tensor:
 
 
 def _warp(batch: Tensor, theta: Tensor) -> Tensor:
-    grid = F.affine_grid(theta.to(batch.device), list(batch.shape), align_corners=False)
-    return F.grid_sample(batch + 1, grid, align_corners=False) - 1
+    """Each image moved by its own of ``theta`` (n, 2, 3), or all by the only one."""
+    grid = F.affine_grid(theta.to(batch.device), [len(theta), *batch.shape[1:]], align_corners=False)
+    return F.grid_sample(batch + 1, grid.expand(len(batch), -1, -1, -1), align_corners=False) - 1
 
 
 def _uniform(random: torch.Generator) -> float:

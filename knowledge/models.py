@@ -21,13 +21,14 @@ from torch.nn import functional as F
 
 from ..errors import ModelError
 from .data import Images
+from .pooling import MaxPool
 from .space import Space
 
 Factory = Callable[[Space], nn.Module]
 
 
 class ConvNet(nn.Module):
-    """Two blocks of conv 3x3, GroupNorm, ReLU, max-pool; then a hidden layer and the head."""
+    """Two blocks of conv 3x3, GroupNorm, max-pool, ReLU; then a hidden layer and the head."""
 
     def __init__(self, space: Space, widths: tuple[int, int], hidden: int) -> None:
         super().__init__()
@@ -38,13 +39,13 @@ class ConvNet(nn.Module):
         self.features = nn.Sequential(
             nn.Conv2d(space.channels, first, 3, stem_stride, padding=1),
             group_norm(first),
+            MaxPool(),
             nn.ReLU(),
-            nn.MaxPool2d(2),
             nn.Conv2d(first, second, 3, padding=1),
             group_norm(second),
+            MaxPool(),
             nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.AdaptiveAvgPool2d((cells[0], cells[1])),
+            Resized(cells[0], cells[1]),
             nn.Flatten(),
             nn.Linear(second * cells[0] * cells[1], hidden),
             nn.ReLU(),
@@ -54,6 +55,16 @@ class ConvNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.head(self.features(images))
         return logits
+
+
+class Resized(nn.AdaptiveAvgPool2d):
+    """Averages (n, c, h, w) down to so many cells, where it is not of that size already."""
+
+    def __init__(self, height: int, width: int) -> None:
+        super().__init__((height, width))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images if images.shape[-2:] == self.output_size else super().forward(images)
 
 
 class Perceptron(nn.Module):
