@@ -23,7 +23,7 @@ from .selection import Quota, Samples, SampleSettings, select
 from .space import Space
 from .training import Step, cosine, no_step
 
-SPARE = 1.3  # made per sample wanted, because the copy filter drops some
+SPARE, MOST_SPARE = 1.3, 12  # made per sample wanted, because the copy filter drops some; so many of a class at most
 CLASSES_AT_ONCE = 16
 
 
@@ -66,6 +66,7 @@ def condense(
         lambda quota: gaussian_start(real, labels, quota, settings.dimensions, random),
         improve=lambda start, wanted: _match(real, labels, start, wanted, settings, random, step, checkpoint, device),
         spare=SPARE,
+        most_spare=MOST_SPARE,
     )
 
 

@@ -61,23 +61,30 @@ class SampleSettings:
 
 
 def select(
-    data: Dataset, settings: SampleSettings, draw: Draw, *, improve: Improve | None = None, spare: float
+    data: Dataset,
+    settings: SampleSettings,
+    draw: Draw,
+    *,
+    improve: Improve | None = None,
+    spare: float,
+    most_spare: int | None = None,
 ) -> Samples:
     """What may be published of the samples that ``draw`` makes; empty when no class has enough images.
 
     Args:
         improve: is given those that are in question, before they are chosen from.
         spare: how many are made per sample wanted.
+        most_spare: of one class, beyond those wanted.
     """
     quota = _quotas(torch.from_numpy(data.counts()), settings)
     if not quota:
         return Samples(np.zeros((0, *data.space.shape), np.uint8), np.zeros(0, np.int64))
     quota = _shrunk(quota, _most_in_a_packet(data.space), data.counts())
-    made, labels = draw(_times(quota, spare))
+    made, labels = draw(_with_spare(quota, spare, most_spare))
     if settings.size_limit_bytes is not None:
         each = _compressed(_coarse(to_images(made, data.space), data.space, settings.shades)) / len(made)
         quota = _shrunk(quota, int(settings.size_limit_bytes / each), data.counts())
-        keep = _first(labels, _times(quota, spare))
+        keep = _first(labels, _with_spare(quota, spare, most_spare))
         made, labels = made[keep], labels[keep]
     if improve is not None:
         made = improve(made, labels)
@@ -129,8 +136,9 @@ def _shrunk(quota: Quota, total: int, counts: np.ndarray) -> Quota:
     return dict.fromkeys(largest, 1)
 
 
-def _times(quota: Quota, spare: float) -> Quota:
-    return {label: math.ceil(count * spare) for label, count in quota.items()}
+def _with_spare(quota: Quota, spare: float, most: int | None) -> Quota:
+    made = {label: math.ceil(count * spare) for label, count in quota.items()}
+    return made if most is None else {label: min(count, quota[label] + most) for label, count in made.items()}
 
 
 def _first(labels: Tensor, quota: Quota) -> Tensor:
