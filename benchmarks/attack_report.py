@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from meshlore.knowledge.process import prepare_to_learn
 from meshlore.knowledge.sources import load
 from rich.console import Console
 from rich.table import Table
@@ -200,7 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int)
     parser.add_argument("--judged", type=int, help="honest nodes that learn and are measured; 0: all")
     chosen = vars(parser.parse_args(arguments))
-    torch.set_num_threads(1)
+    prepare_to_learn(1)
     limits = {name: chosen[name] for name in Matrix.__dataclass_fields__ if chosen.get(name) is not None}
     unknown = [name for name in limits.get("attacks", ()) if name not in ATTACKS]
     unknown += [name for name in limits.get("partitions", ()) if name not in PARTITIONS]

@@ -144,11 +144,10 @@ def prepare_process() -> None:
     import logging
 
     import structlog
-    import torch
-    import torch._dynamo
     from diffusers import FlowMatchEulerDiscreteScheduler  # noqa: F401
+    from meshlore.knowledge.process import prepare_to_learn
 
-    torch.set_num_threads(1)
+    prepare_to_learn(1)
     logging.basicConfig(level=logging.ERROR)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
 

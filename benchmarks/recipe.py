@@ -25,6 +25,7 @@ from meshlore.knowledge.metrics import global_accuracy
 from meshlore.knowledge.models import build_model, logits
 from meshlore.knowledge.packet import LogitPacket, SamplePacket, published_counts
 from meshlore.knowledge.partition import partition_dirichlet
+from meshlore.knowledge.process import prepare_to_learn
 from meshlore.knowledge.sources import load
 from meshlore.knowledge.training import fit_classifier
 from meshlore.knowledge.trust import Verdict
@@ -152,7 +153,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, action="append", help="may be given several times; default 0")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     chosen = parser.parse_args()
-    torch.set_num_threads(1)
+    prepare_to_learn(1)
     seeds = chosen.seed or [0]
     runs = [Study(chosen.data, chosen.samples, chosen.nodes, seed).run() for seed in seeds]
     rows = [

@@ -154,12 +154,13 @@ def signals_after() -> Iterator[None]:
 
 def import_what_nodes_need() -> None:
     """Once, in the parent: forked nodes then share these pages, and start at once instead of in seconds."""
-    import torch._dynamo
+    import torch._dynamo  # noqa: F401
     from diffusers import FlowMatchEulerDiscreteScheduler  # noqa: F401
 
+    from ..knowledge.process import prepare_to_learn
     from . import daemon  # noqa: F401
 
-    torch.set_num_threads(1)
+    prepare_to_learn(1)
     gc.collect()
     gc.freeze()
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-import torch
 
 from ..errors import ConfigError
 from ..knowledge.executor import Executor
+from ..knowledge.process import prepare_to_learn
 from ..mesh.authority import AuthoritySpread
 from ..mesh.guard import Guard
 from ..mesh.host import Libp2pTransport
@@ -224,7 +224,7 @@ def run_daemon(home: Path, settings: Settings, *, passphrase: str | None = None,
     Raises:
         MeshloreError: it cannot start, or cannot go on.
     """
-    torch.set_num_threads(settings.threads)
+    prepare_to_learn(settings.threads)
     configure_logging(settings.log_level)
     lock = HomeLock(home)
     try:

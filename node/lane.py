@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from ..errors import Cancelled, Refused
+from ..knowledge.process import give_memory_back
 from .turns import Turns
 
 T = TypeVar("T")
@@ -124,6 +125,7 @@ class Lane:
                 return work(step)
             finally:
                 self._label, self._fraction = "", 0.0
+                give_memory_back()
 
         try:
             return await asyncio.wrap_future(self._submit(self._long, labelled))

@@ -68,9 +68,9 @@ class NodeActor:
             MeshloreError: it cannot start.
         """
         import ray
-        import torch
 
         from ..knowledge.executor import IN_PROCESS, Executor
+        from ..knowledge.process import prepare_to_learn
         from ..security.membership import Credentials
         from .build import build_node
         from .daemon import Daemon
@@ -89,7 +89,7 @@ class NodeActor:
                 await asyncio.to_thread(self._settle, code)
         flags = {"listen": f"/ip4/{address}/tcp/0"}
         settings = load_settings(self._home / "config.toml", flags=flags, environment={})
-        torch.set_num_threads(settings.threads)
+        prepare_to_learn(settings.threads)
         configure_logging(settings.log_level)
         self._lock = HomeLock(self._home)
         credentials = await asyncio.to_thread(Credentials.load, self._home, None)

@@ -16,6 +16,7 @@ from ..errors import Unreachable
 from ..knowledge.data import Images, Labels
 from ..knowledge.executor import IN_PROCESS, Loss
 from ..knowledge.generators import Generator
+from ..knowledge.process import prepare_to_learn
 
 T = TypeVar("T")
 Arrays = list[np.ndarray]
@@ -30,7 +31,7 @@ class Worker:
     """Runs in Ray."""
 
     def __init__(self) -> None:
-        torch.set_num_threads(1)
+        prepare_to_learn(1)
 
     def gradient(self, work: bytes, batch: Arrays) -> Gradient:
         """Of the loss of a part of a batch; ``work`` is a packed (model, loss)."""
