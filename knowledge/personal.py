@@ -2,7 +2,7 @@
 
 Up to three classifiers vote, each with the class mix at home already in what it says: the one that the mesh taught,
 which knows every class; what it was before it learned from the answers of others, which knows the own ones better
-(`Skills.expert`); and that of the private data alone. The last one has .45 of the vote, and two thirds where it is
+(`Skills.expert`); and that of the private data alone. The last one has .45 of the vote, and .85 where it is
 sound: where samples of each of its classes were held out of its training, and it takes none of them for another.
 
 The vote is the mean of the posteriors (a linear opinion pool: Genest & Zidek, 1986). Without the class mix, the
@@ -22,7 +22,7 @@ from .metrics import with_prior
 from .models import logits
 from .space import Space
 
-UNTAUGHT, UNTAUGHT_AND_SOUND = 0.45, 2 / 3  # what the classifier of the private data alone has of the vote
+UNTAUGHT, UNTAUGHT_AND_SOUND = 0.45, 0.85  # what the classifier of the private data alone has of the vote
 
 
 def personal_logits(
