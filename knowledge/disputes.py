@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 GRAVITY = 1.5  # what one full dispute within the set costs; keeping an author is worth 1
-KINSHIP = 0.1  # what full agreement between two of the set is worth
-DOUBT = 0.3  # less than this between two explanations is no reason to prefer one
+KINSHIP = 0.15  # what full agreement between two of the set is worth
+DOUBT = 0.2  # less than this between two explanations is no reason to prefer one
 
 
 def fewest_liars(

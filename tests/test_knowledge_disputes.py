@@ -26,6 +26,16 @@ def test_of_two_who_contradict_each_other_both_are_in_doubt_or_believed() -> Non
     assert (believed | doubtful).all()
 
 
+def test_of_two_who_contradict_each_other_the_one_that_a_third_confirms_is_believed() -> None:
+    """Two classes at each author and two authors of each class: a liar contradicts one neighbour, who has another."""
+    conflict, support = np.zeros((3, 3)), np.zeros((3, 3))
+    conflict[1, 2] = conflict[2, 1] = 2.0
+    support[0, 1] = support[1, 0] = 1.5
+    believed, doubtful = fewest_liars(conflict, support, np.ones(3))
+    assert believed.tolist() == [True, True, False]
+    assert not doubtful.any()
+
+
 def test_no_author_changing_sides_alone_would_make_the_explanation_better() -> None:
     random = np.random.default_rng(0)
     for _ in range(30):
