@@ -51,8 +51,8 @@ def test_the_untaught_one_has_most_of_the_vote_where_it_is_sound():
     bright = np.full((1, 1, 8, 8), 16, np.uint8)
     said = personal_logits(Says(1.0, 0.0, 0.0), Knows(), bright, SPACE, prior=A_AND_B, held_out=home)
     assert said.argmax() == 1
-    leaning, doubtful = np.full((1, 1, 8, 8), 10, np.uint8), np.full((1, 1, 8, 8), 8, np.uint8)  # it says b with .62, .5
-    for image, expected in ((leaning, 1), (doubtful, 0)):
+    for brightness, expected in ((10, 1), (8, 0)):  # it says b with .62 and .5
+        image = np.full((1, 1, 8, 8), brightness, np.uint8)
         said = personal_logits(Says(9.0, 0.0, 0.0), Knows(), image, SPACE, prior=A_AND_B, held_out=home)
         assert said.argmax() == expected
 
