@@ -53,6 +53,10 @@ def raylets(cpus: Sequence[int], port: int = 0) -> Iterator[str]:
 
 def _cluster(connection: Connection, cpus: Sequence[int], port: int, folder: str) -> None:
     """Until the other end of the connection is closed, or gone."""
+    # where Ray notes which cluster is the current one: not in a folder that another Ray on this machine reads, or that
+    # is not there where none has ever run
+    os.environ["RAY_TMPDIR"] = folder
+    (Path(folder) / "ray").mkdir()
     # not by `ray start`: what joins with it listens on all addresses of the machine
     from ray.cluster_utils import Cluster
 
