@@ -3,8 +3,8 @@
     python -m benchmarks.speed [--side 28] [--json]
 
 Each row is a piece of work of a node whose samples are so many pixels wide and high, in CPU milliseconds (median), with
-torch's own kernels and with ours, in turns; once in a process whose memory goes back to the kernel whenever it is
-freed, and once in one that keeps it (`knowledge/process.py`). Times vary with the machine, their ratios hardly.
+torch's own kernels and with ours, in turns; first in a process whose C library does with freed memory as it likes, then
+in one that keeps it (`knowledge/process.py`). Times vary with the machine, ratios within a process hardly.
 """
 
 from __future__ import annotations

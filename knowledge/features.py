@@ -68,11 +68,11 @@ def _convolved(images: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Ten
     """A convolution that keeps the size (but for its stride). Where the gradient of an image of few channels is asked
     for, as a product of matrices: torch's own takes four times as long for it on a CPU."""
     kernel = weight.shape[-1]
-    if not images.requires_grad or images.shape[1] > FEW_CHANNELS:
+    if not images.requires_grad or images.shape[1] > FEW_CHANNELS or images.device.type != "cpu":
         return F.conv2d(images, weight, bias, stride=stride, padding=kernel // 2)
     patches = F.unfold(images, kernel, padding=kernel // 2, stride=stride)
     height, width = ((side - 1) // stride + 1 for side in images.shape[-2:])
-    return (weight.flatten(1) @ patches + bias[:, None]).view(len(images), -1, height, width)
+    return (weight.flatten(1) @ patches + bias[:, None]).view(len(images), len(weight), height, width)
 
 
 def moments(block: Tensor, rank: Tensor, classes: int) -> tuple[Tensor, Tensor]:

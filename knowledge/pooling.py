@@ -36,7 +36,7 @@ def average_pool(images: Tensor) -> Tensor:
 
 
 class _LargestOfFour(torch.autograd.Function):
-    """First of two rows, then of two columns; the gradient goes to the one that was taken (of equals the first)."""
+    """First of two rows, then of two columns; the gradient goes to the one that was taken (of equals to any)."""
 
     @staticmethod
     def forward(ctx: Any, images: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """What a process that learns asks of torch and of the C library.
 
-glibc hands every large tensor back to the kernel when it is freed, which costs up to a third of a training step, as
-its pages are found and cleared again for the next one. So memory stays while something is learned, and goes back
+glibc may hand a large tensor back to the kernel when it is freed, and its pages are found and cleared again for the
+next one (`python -m benchmarks.speed` has what that costs). So memory stays while something is learned, and goes back
 afterwards.
 """
 
@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 
-# of mallopt(3): its number, and the bytes or arenas asked for
-KEPT_MEMORY = {"M_MMAP_THRESHOLD": (-3, 32 << 20), "M_TRIM_THRESHOLD": (-1, 256 << 20), "M_ARENA_MAX": (-8, 1)}
+# of mallopt(3): its number, and how many mappings, bytes or arenas are asked for
+KEPT_MEMORY = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, 256 << 20), "M_ARENA_MAX": (-8, 1)}
 
 
 def prepare_to_learn(threads: int) -> None:
-    """To be called before the process has threads of its own: torch gets so many, and freed memory is kept."""
+    """Torch gets so many threads, and freed memory is kept; of most use before the process has threads of its own."""
     torch.set_num_threads(threads)
     if mallopt := _of_glibc("mallopt"):
         for number, value in KEPT_MEMORY.values():

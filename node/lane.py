@@ -125,7 +125,6 @@ class Lane:
                 return work(step)
             finally:
                 self._label, self._fraction = "", 0.0
-                give_memory_back()
 
         try:
             return await asyncio.wrap_future(self._submit(self._long, labelled))
@@ -196,3 +195,4 @@ class Lane:
                 self._serve(job, beside_training=training_waits)
             else:
                 job.run()
+                give_memory_back()
