@@ -24,7 +24,7 @@ ROW_WIDENING = 4  # dense layers are cheap: this many times as wide as convoluti
 ROW_LAYERS = 2
 ROW_FEATURES = 128
 
-FEW_CHANNELS = 3
+FEW_CHANNELS = 3  # up to so many a gradient is taken as a product of matrices (`_convolved`)
 
 
 def random_network(shape: Sequence[int], width: int, random: torch.Generator, device: torch.device = CPU) -> Network:
