@@ -2,10 +2,11 @@
 
 A *cell* is what one author shows under one label; a *witness* is an author (or the node's own private data) with
 cells of its own. A witness that shows the label speaks for a cell whose samples look more like that label than like
-any other of its labels, and else against it. A witness that does not show the label speaks only against: when the
-cell looks just like another label of its own. How telling that is depends on the space: where honest authors have
-classes as close to each other as that (pullovers and coats), it says little. Few samples mislead: an accusation is
-heard as far as others bear it out, both those whose samples the witness confirms and those that the accused does.
+any other of its labels, as far as they look just like its own, and else against it. A witness that does not show
+the label speaks only against: when the cell looks just like another label of its own. How telling that is depends
+on the space: where honest authors have classes as close to each other as that (pullovers and coats), it says
+little. Few samples mislead: an accusation is heard as far as others bear it out, both those whose samples the
+witness confirms and those that the accused does.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ HOME = ""
 """The name of the private data among the witnesses; no author's name is empty."""
 
 CLEARLY = 0.2  # of the core: by so much nearer must another label be to speak against
+LIKE = 0.2, 0.4  # of the core: between two means of one class, for +1 and for 0; honest ones .2 at most, lies from .6
 FAR = 1.6  # times where most lie: nothing that a class holds lies farther out
 SECONDS = 0.5  # how much a witness must speak for a cell to have it as its second
 AGREES = 0.25, 0.55  # shares of a cell's samples that fit, for -1 and for +1
@@ -90,8 +92,11 @@ def testify(authors: Mapping[str, Cloud], home: Cloud | None, reach: Reach) -> C
         believed &= (owner != witness) | ~_among(label, cloud.drowned)
         columns = torch.where((owner == witness) & believed)[0]
         if len(columns):
-            says[:, witness] = _about_shown(columns, away, cell_of, label, reach)
-            shows[:, witness] = (label[columns][None] == label[:, None]).any(dim=1)
+            same = label[columns][None] == label[:, None]
+            # who knows few classes finds that anything looks more like one of them than like the rest
+            like = 1 - _ramp(torch.where(same, apart[:, columns], torch.inf).min(dim=1).values / reach.core, LIKE)
+            says[:, witness] = torch.minimum(_about_shown(columns, away, cell_of, label, reach), like)
+            shows[:, witness] = same.any(dim=1)
             nearest[:, witness] = columns[apart[:, columns].argmin(dim=1)]
     seconds = _seconds((says > SECONDS) & shows, owner, label, count)
     alike = _alike(away, apart, cell_of, _closeness(apart, owner, count), reach)

@@ -208,26 +208,42 @@ def test_an_author_that_mislabels_one_class_loses_that_class_only() -> None:
     assert all(verdict.weight > 0.9 for verdict in verdicts.values())
 
 
+def around(*centre: float, count: int = 50, seed: int = 3) -> torch.Tensor:
+    """Points of one class, float32 (count, 40)."""
+    random = torch.Generator().manual_seed(seed)
+    return torch.randn(count, 40, generator=random) + torch.tensor([*centre, *[0.0] * (40 - len(centre))])
+
+
+def cloud(**shown: torch.Tensor) -> Cloud:
+    names = {"coat": 0, "shirt": 1, "boot": 2}
+    labels = [torch.full((len(points),), names[name]) for name, points in shown.items()]
+    return Cloud(torch.cat(list(shown.values())), torch.cat(labels))
+
+
 def test_few_samples_that_mislead_accuse_nobody_whom_more_of_their_kind_do_not():
-    random = torch.Generator().manual_seed(3)
-
-    def around(*centre: float, count: int = 50) -> torch.Tensor:
-        return torch.randn(count, 40, generator=random) + torch.tensor([*centre, *[0.0] * (40 - len(centre))])
-
-    def cloud(**shown: torch.Tensor) -> Cloud:
-        names = {"coat": 0, "shirt": 1, "boot": 2}
-        labels = [torch.full((len(points),), names[name]) for name, points in shown.items()]
-        return Cloud(torch.cat(list(shown.values())), torch.cat(labels))
-
     few = around(3.5, count=12)
     few = few - few.mean(dim=0)  # as it happens, these shirts look like coats
-    sure = {"a": cloud(coat=around(0.0), boot=around(9, 9)), "b": cloud(shirt=few, boot=around(9, 9))}
+    sure = {
+        "a": cloud(coat=around(0.0), boot=around(9, 9, seed=4)),
+        "b": cloud(shirt=few, boot=around(9, 9, seed=5)),
+    }
     heard = testimony.testify(sure, None, Reach(40.0, 60.0))
     coats = (heard.owner == 0) & (heard.label == 0)
     assert heard.says[coats, 1] == -1.0
-    more = sure | {"c": cloud(shirt=around(3.5), boot=around(9, 9))}
+    more = sure | {"c": cloud(shirt=around(3.5, seed=6), boot=around(9, 9, seed=7))}
     heard = testimony.testify(more, None, Reach(40.0, 60.0))
     assert heard.says[(heard.owner == 0) & (heard.label == 0), 1] > -0.3
+
+
+@pytest.mark.parametrize(("away", "says"), [(0.0, 1.0), (4.5, 0.0)])
+def test_what_looks_less_like_all_that_a_witness_knows_besides_is_not_confirmed_by_that(away: float, says: float):
+    """Who knows coats and boots alone finds that a dress looks more like a coat than like a boot."""
+    shown = {
+        "a": cloud(coat=around(0.0), boot=around(9, 9, seed=4)),
+        "b": cloud(coat=around(away, seed=5), shirt=around(0, 9, seed=6)),
+    }
+    heard = testimony.testify(shown, None, Reach(40.0, 60.0))
+    assert heard.says[(heard.owner == 1) & (heard.label == 0), 0] == pytest.approx(says, abs=0.1)
 
 
 def under_privacy(packet: SamplePacket, label: int, images: np.ndarray) -> SamplePacket:
