@@ -27,6 +27,7 @@ HOME = ""
 
 CLEARLY = 0.2  # of the core: by so much nearer must another label be to speak against
 LIKE = 0.2, 0.4  # of the core: between two means of one class, for +1 and for 0; honest ones .2 at most, lies from .6
+LESS_LIKE = 0.05, 0.1  # of the core: by so much nearer is what another one shows under another label; honest ones .02
 FAR = 1.6  # times where most lie: nothing that a class holds lies farther out
 SECONDS = 0.5  # how much a witness must speak for a cell to have it as its second
 AGREES = 0.25, 0.55  # shares of a cell's samples that fit, for -1 and for +1
@@ -85,16 +86,19 @@ def testify(authors: Mapping[str, Cloud], home: Cloud | None, reach: Reach) -> C
     away = torch.cdist(points, means).square() - (reach.core / count)[None]
     apart = torch.cdist(means, means).square() - reach.core / count[:, None] - reach.core / count[None]
     believed = count >= FEWEST
+    for place, cloud in enumerate(everybody.values()):
+        believed &= (owner != place) | ~_among(label, cloud.drowned)
+    rival = _rival(apart, owner, label, believed)
     says = torch.zeros(len(owner), len(names))
     shows = torch.zeros(len(owner), len(names), dtype=torch.bool)
     nearest = torch.full((len(owner), len(names)), -1)
-    for witness, cloud in enumerate(everybody.values()):
-        believed &= (owner != witness) | ~_among(label, cloud.drowned)
+    for witness in range(len(names)):
         columns = torch.where((owner == witness) & believed)[0]
         if len(columns):
             same = label[columns][None] == label[:, None]
+            own = torch.where(same, apart[:, columns], torch.inf).min(dim=1).values
             # who knows few classes finds that anything looks more like one of them than like the rest
-            like = 1 - _ramp(torch.where(same, apart[:, columns], torch.inf).min(dim=1).values / reach.core, LIKE)
+            like = 1 - torch.maximum(_ramp(own / reach.core, LIKE), _ramp((own - rival) / reach.core, LESS_LIKE))
             says[:, witness] = torch.minimum(_about_shown(columns, away, cell_of, label, reach), like)
             shows[:, witness] = same.any(dim=1)
             nearest[:, witness] = columns[apart[:, columns].argmin(dim=1)]
@@ -169,6 +173,12 @@ def _alike(away: Tensor, apart: Tensor, cell_of: Tensor, close: Tensor, reach: R
     usual = torch.searchsorted(close.sort().values, apart, right=True) / max(1, len(close))
     telling = (1 - usual / CLOSE_PAIRS).clamp(min=0) * (1 - _ramp(apart / reach.core, ALIKE))
     return _ramp(inside, INSIDE) * telling
+
+
+def _rival(apart: Tensor, owner: Tensor, label: Tensor, believed: Tensor) -> Tensor:
+    """From each cell to the nearest one of another author and label, >= 0, float32 (m,)."""
+    others = (owner[None] != owner[:, None]) & (label[None] != label[:, None]) & believed[None]
+    return torch.where(others, apart, torch.inf).min(dim=1).values.clamp(min=0)
 
 
 def _seconds(confirms: Tensor, owner: Tensor, label: Tensor, count: Tensor) -> Tensor:

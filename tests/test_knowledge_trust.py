@@ -246,6 +246,14 @@ def test_what_looks_less_like_all_that_a_witness_knows_besides_is_not_confirmed_
     assert heard.says[(heard.owner == 1) & (heard.label == 0), 0] == pytest.approx(says, abs=0.1)
 
 
+def test_what_another_one_shows_under_another_label_and_looks_more_alike_is_not_confirmed():
+    """Coats and shirts are close, and whose shirts are called coats is told by who shows shirts."""
+    coats = {"a": cloud(coat=around(0.0)), "b": cloud(coat=around(2.0, seed=5))}
+    shirts = {"c": cloud(shirt=around(2.0, seed=6))}
+    about_b = [testimony.testify(shown, None, Reach(40.0, 60.0)).says[1, 0] for shown in (coats, coats | shirts)]
+    assert about_b == pytest.approx([1.0, 0.0], abs=0.1)
+
+
 def under_privacy(packet: SamplePacket, label: int, images: np.ndarray) -> SamplePacket:
     """A packet under differential privacy whose samples of one class are ``images``."""
     others = packet.labels != label
