@@ -35,25 +35,37 @@ def asked(taught: Says, untaught: Says, held_out: list[int], expert: Says | None
 
 
 @pytest.mark.parametrize("held_out", [[0, 1], [0, 0], []])
-def test_the_untaught_one_has_less_than_half_the_vote_if_it_errs_or_was_not_seen_on_all_its_classes(held_out):
-    assert asked(Says(*FOR_A), Says(*FOR_B), held_out).argmax() == 0
+def test_the_untaught_one_has_half_the_vote_if_it_errs_or_was_not_seen_on_all_its_classes(held_out):
+    assert asked(Says(2.1, 0.0, 0.0), Says(*FOR_B), held_out).argmax() == 0
     assert asked(Says(0.1, 0.0, 0.0), Says(*FOR_B), held_out).argmax() == 1  # who is sure outvotes who is not
     assert asked(Says(*FOR_A), Says(*FOR_B), held_out, expert=Says(*FOR_B)).argmax() == 1
 
 
-def test_the_untaught_one_has_most_of_the_vote_where_it_is_sound():
-    class Knows(Says):
-        def forward(self, images):
-            bright = images.mean(dim=(1, 2, 3))  # in -1..1: the class is the brightness
-            return torch.stack([-bright, bright, torch.full_like(bright, -3.0)], dim=1)
+class Knows(Says):
+    """The class is the brightness."""
 
+    def forward(self, images):
+        bright = images.mean(dim=(1, 2, 3))  # in -1..1
+        return torch.stack([-bright, bright, torch.full_like(bright, -3.0)], dim=1)
+
+
+@pytest.mark.parametrize(("prior", "expected"), [((0.495, 0.495, 0.01), 1), ((0.48, 0.48, 0.04), 0)])
+def test_a_class_that_is_hardly_there_need_not_be_seen_for_the_untaught_one_to_be_sound(prior, expected):
+    home = Dataset(SPACE, np.array([0, 16], np.uint8).repeat(64).reshape(2, 1, 8, 8), np.array([0, 1]))
+    image = np.full((1, 1, 8, 8), 10, np.uint8)
+    mix = np.array(prior)
+    said = personal_logits(Says(9.0, 0.0, 0.0), Knows(0.0), image, SPACE, prior=mix, held_out=home)
+    assert with_prior(said, mix).argmax() == expected
+
+
+def test_the_untaught_one_has_most_of_the_vote_where_it_is_sound():
     home = Dataset(SPACE, np.array([0, 16], np.uint8).repeat(64).reshape(2, 1, 8, 8), np.array([0, 1]))
     bright = np.full((1, 1, 8, 8), 16, np.uint8)
-    said = personal_logits(Says(1.0, 0.0, 0.0), Knows(), bright, SPACE, prior=A_AND_B, held_out=home)
+    said = personal_logits(Says(1.0, 0.0, 0.0), Knows(0.0), bright, SPACE, prior=A_AND_B, held_out=home)
     assert said.argmax() == 1
     for brightness, expected in ((10, 1), (8, 0)):  # it says b with .62 and .5
         image = np.full((1, 1, 8, 8), brightness, np.uint8)
-        said = personal_logits(Says(9.0, 0.0, 0.0), Knows(), image, SPACE, prior=A_AND_B, held_out=home)
+        said = personal_logits(Says(9.0, 0.0, 0.0), Knows(0.0), image, SPACE, prior=A_AND_B, held_out=home)
         assert said.argmax() == expected
 
 
