@@ -27,6 +27,7 @@ Packets = Mapping[str, tuple[str, SamplePacket]]
 DIMENSIONS = 40
 PER_CLASS = 64  # samples of one author and class that are looked at
 FEWEST = 4  # samples from which a class mean is believed
+FAINTEST = 0.02  # standard deviation of pixels in -1..1: what has less contrast has nothing to bring out
 CLEAR = 0.5  # of the samples of its fullest class; under differential privacy fewer of a class means mostly noise
 
 
@@ -128,6 +129,9 @@ def _features(images: Tensor, seed: int) -> Tensor:
     random = torch.Generator().manual_seed(seed)
     if is_rows(images.shape):
         return row_points(images, random)
+    # cameras differ in brightness and contrast, and that is no lie
+    spread = images.std(dim=(1, 2, 3), keepdim=True).clamp(min=FAINTEST)
+    images = (images - images.mean(dim=(1, 2, 3), keepdim=True)) / spread
     coarse = F.adaptive_avg_pool2d(images, (min(images.shape[-2], 8), min(images.shape[-1], 8)))
     small = F.adaptive_avg_pool2d(images, (min(images.shape[-2], 16), min(images.shape[-1], 16)))
     weight = torch.randn(32, images.shape[1], 3, 3, generator=random) / (3 * images.shape[1] ** 0.5)

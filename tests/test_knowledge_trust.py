@@ -208,6 +208,14 @@ def test_an_author_that_mislabels_one_class_loses_that_class_only() -> None:
     assert all(verdict.weight > 0.9 for verdict in verdicts.values())
 
 
+def test_whose_pictures_are_brighter_and_of_less_contrast_is_no_liar() -> None:
+    parts, packets = mesh(4, 10.0, 0)
+    pale = [replace(packet, images=np.round(packet.images * 0.6 + 4).astype(np.uint8)) for packet in packets]
+    shown = {name(place): (str(place), (packets, pale)[place % 2][place]) for place in (1, 2, 3)}
+    verdicts = weigh(parts[0], shown, [], parts[0].space, seed=0)
+    assert all(verdict.weight == 1.0 and not verdict.refuted for verdict in verdicts.values())
+
+
 def around(*centre: float, count: int = 50, seed: int = 3) -> torch.Tensor:
     """Points of one class, float32 (count, 40)."""
     random = torch.Generator().manual_seed(seed)
