@@ -176,9 +176,9 @@ def _alike(away: Tensor, apart: Tensor, cell_of: Tensor, close: Tensor, reach: R
 
 
 def _rival(apart: Tensor, owner: Tensor, label: Tensor, believed: Tensor) -> Tensor:
-    """From each cell to the nearest one of another author and label, >= 0, float32 (m,)."""
+    """From each cell to the nearest one of another author and label, >= 0, float32 (m,); without one as far as any."""
     others = (owner[None] != owner[:, None]) & (label[None] != label[:, None]) & believed[None]
-    return torch.where(others, apart, torch.inf).min(dim=1).values.clamp(min=0)
+    return torch.where(others, apart, apart.max()).min(dim=1).values.clamp(min=0)
 
 
 def _seconds(confirms: Tensor, owner: Tensor, label: Tensor, count: Tensor) -> Tensor:
