@@ -155,21 +155,14 @@ def study_table(doing: Mapping[str, int], packets: float, elapsed_s: float, cpu_
 def show_report(report: Report) -> None:
     """The table at the end of a cluster run."""
     console = Console()
-    table = Table(
-        title=f"{report.data}, seed {report.seed}: what the nodes could before, and after they taught each other"
-    )
-    for column in (
-        "node",
-        "model",
-        "classes",
-        "samples",
-        "global",
-        "personal",
-        "sent kB",
-        "knowledge kB",
-        "received kB",
-    ):
-        table.add_column(column, justify="left" if column in ("node", "model", "classes") else "right")
+    title = f"{report.data}, seed {report.seed}: what the nodes could before, and after they taught each other"
+    # 80 columns: only the classes are folded
+    table = Table(title=title, box=None, pad_edge=False, collapse_padding=True)
+    for column in ("node", "model"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("classes", overflow="fold", min_width=5)
+    for column in ("samples", "global", "personal", "kB\nsent", "of it\ntaught", "kB\ncame"):
+        table.add_column(column, justify="right", no_wrap=True)
     for node in report.nodes:
         table.add_row(
             node.id + ("" if node.state == "live" else f" ({node.state})"),
@@ -178,9 +171,9 @@ def show_report(report: Report) -> None:
             str(node.samples),
             f"{_share(node.global_before)} → {_share(node.global_after)}",
             f"{_share(node.personal_before)} → {_share(node.personal_after)}",
-            f"{node.bytes_sent / 1e3:.1f}",
-            f"{node.knowledge_bytes_sent / 1e3:.1f}",
-            f"{node.bytes_received / 1e3:.1f}",
+            f"{node.bytes_sent / 1e3:.0f}",
+            f"{node.knowledge_bytes_sent / 1e3:.0f}",
+            f"{node.bytes_received / 1e3:.0f}",
         )
     console.print(table)
     if report.anchor is not None:
@@ -208,4 +201,4 @@ def _refused(security: dict[str, Any]) -> str:
 
 
 def _share(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+    return "–" if value is None else f"{value:.3f}".removeprefix("0")
