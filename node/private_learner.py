@@ -27,7 +27,6 @@ from ..knowledge.lessons import Lessons
 from ..knowledge.packet import SamplePacket
 from ..knowledge.private import MAX_BYTES, SENSITIVITY, LowPass, Statistics, measure, private_packet
 from ..knowledge.resuming import Checkpoint
-from ..knowledge.rollback import keep_better
 from ..knowledge.space import Space
 from ..knowledge.training import Step, half, no_step
 from ..knowledge.trust import Verdict, weigh
@@ -151,12 +150,8 @@ class PrivateLearner(Learner):
         public = self.learn_publicly(material, seed, half(step, 0))
         lessons = self._lessons(own, foreign, self.weigh(foreign, standing)).about(about)
         settings = self._distil_settings()
-        student = self._distil(public, self._train, lessons, settings=settings, seed=seed, step=half(step, 1))
-        if self.held_out is None or not len(self.held_out):
-            return Taught(student, True, "no private hold-out to judge by", verdicts, public)
-        decision = keep_better(classifier, student, self.held_out, self._needed_private().prior())
-        student = student if decision.kept else classifier
-        return Taught(student, decision.kept, decision.reason, verdicts, public, (decision.before, decision.after))
+        taught = self._taught_at_home(classifier, public, lessons, settings, seed, half(step, 1))
+        return replace(taught, verdicts=verdicts, public=public)
 
     def fit_generator(
         self,

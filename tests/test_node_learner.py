@@ -11,6 +11,7 @@ from meshlore.knowledge.space import Space
 from meshlore.node import learner as subject
 from meshlore.node.learner import MORE_PRIVATE, Learner
 from meshlore.node.library import Entry
+from meshlore.node.private_learner import PrivateLearner
 from meshlore.node.settings import Learning
 from meshlore.node.taught import Taught
 from village import SPACE, digits
@@ -32,7 +33,10 @@ def decisions(*kept: bool):
 @pytest.mark.parametrize(
     ("kept", "tries", "taught"), [((True,), 1, True), ((False, True), 2, True), ((False, False), 2, False)]
 )
-def test_what_is_worse_at_home_is_tried_once_more_with_more_private_data(monkeypatch, lesson, kept, tries, taught):
+@pytest.mark.parametrize("private", [False, True], ids=["open", "under differential privacy"])
+def test_what_is_worse_at_home_is_tried_once_more_with_more_private_data(
+    monkeypatch, lesson, kept, tries, taught, private
+):
     batches, distil = [], subject.distil
 
     def watched(*arguments, settings, **more):
@@ -42,8 +46,12 @@ def test_what_is_worse_at_home_is_tried_once_more_with_more_private_data(monkeyp
     monkeypatch.setattr(subject, "distil", watched)
     monkeypatch.setattr(subject, "keep_better", decisions(*kept))
     node = Learner(SPACE, "node", "", digits("01"), QUICK, 0)
+    if private:
+        node = PrivateLearner(SPACE, "node", "", digits("01"), QUICK, 0, paid=lambda _: None, epsilon=4.0)
     before = node.train(lambda _: None)
     outcome = node.distil(before, None, [lesson], {}, turn=0, step=lambda _: None)
+    if private:  # the public classifier comes first, from packets alone
+        assert batches.pop(0) == 0
     assert batches == [32, MORE_PRIVATE][:tries]
     assert outcome.kept is taught
     assert (outcome.classifier is before) is not taught
