@@ -242,7 +242,8 @@ async def test_the_personal_head_knows_the_own_class_mix_and_is_for_this_devices
     with pytest.raises(InvalidTask, match="no personal head"):
         await submit(host, Classify(IMAGES, head="personal"))
     host.prior = np.array([0.9, 0.1])
-    assert (await submit(host, Classify(IMAGES, head="personal")))[0].labels == ("a", "b", "b"), "as it was taught"
+    # both have half of the vote and contradict each other: the class mix at home decides
+    assert (await submit(host, Classify(IMAGES, head="personal")))[0].labels == ("a", "a", "a")
     # what the mesh taught and what it knows alone disagree, and the latter is sound: it has most of the vote
     host.held_out = Dataset(SPACE, np.stack([DARK, BRIGHT]), np.array([1, 0]))
     result, _ = await submit(host, Classify(IMAGES, head="personal"))
