@@ -33,7 +33,7 @@ LEARNING_ACTIVITIES = ("distillation", "answering", "measuring")
 def mesh(settings: Mapping[str, Any], *, anchor: str = "") -> Run:
     """The mesh: whole nodes in one process. ``anchor`` is the anchor's model, empty: no anchor.
 
-    The generators are not trained here: nobody learns from them, and rows of their own measure them.
+    Generators are not trained here unless the samples come of them: rows of their own measure what they draw.
     """
 
     def run(cell: Cell, step: Step) -> Figures:
@@ -48,7 +48,9 @@ def mesh(settings: Mapping[str, Any], *, anchor: str = "") -> Run:
 
 
 def members_of(problem: Problem, settings: Mapping[str, Any], anchor: str, *, generator_steps: int = 1) -> list[Member]:
-    learning = {"generator_steps": generator_steps, **settings.get("learning", {})}
+    learning = settings.get("learning", {})
+    if learning.get("source") != "generated":
+        learning = {"generator_steps": generator_steps, **learning}
     chosen = {**settings, "learning": learning}
     check_settings(chosen)
     nodes = [

@@ -22,6 +22,7 @@ QUICK = {
 }
 START_S = 60.0
 SETTLE_S = 90.0
+POLL_S = 1.0  # asking takes most of a second of CPU, which the daemons would lack
 
 
 class Device:
@@ -79,7 +80,7 @@ class Device:
             running = self._process is not None and self._process.poll() is None
             assert running, f"the daemon of {self.home.name} ended before it {what}\n{self._tail()}"
             assert time.monotonic() < deadline, f"{self.home.name} not within {within_s} s: {what}\n{self._tail()}"
-            time.sleep(0.3)
+            time.sleep(POLL_S)
 
     def wait_taught(self, *by: str) -> None:
         def taught() -> bool:

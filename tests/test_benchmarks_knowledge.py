@@ -34,7 +34,7 @@ from benchmarks.baselines.local import Locals, ensemble, pooled
 from benchmarks.baselines.problem import Problem, Solution, average, size_bytes
 from benchmarks.knowledge_cells import DATASETS, Cell, cells, hold_public_apart, load_split, problem_of, share_out
 from benchmarks.knowledge_generation import frechet
-from benchmarks.knowledge_methods import METHODS, check_settings
+from benchmarks.knowledge_methods import METHODS, check_settings, members_of
 
 CELL = Cell("digits", "dirichlet-0.1", 5, 0, "local")
 FIGURES = {"global": [0.4, 0.6], "personal": [0.9, 0.9], "moved_kb": [2.0, 2.0], "cpu_s": {"training": [1.0, 1.0]}}
@@ -211,6 +211,14 @@ def test_a_source_that_the_nodes_do_not_have_is_refused_before_anything_runs():
     check_settings({"learning": {"source": "gaussian"}})
     with pytest.raises(ConfigError, match=r"learning\.source = 'divined' is not known"):
         check_settings({"learning": {"source": "divined"}})
+
+
+def test_generators_that_make_the_samples_are_trained_as_nodes_train_them(problem):
+    trained, spared = (
+        {member.settings["learning"].get("generator_steps") for member in members_of(problem, settings, "mlp")}
+        for settings in ({"learning": {"source": "generated"}}, {})
+    )
+    assert (trained, spared) == ({None}, {1})
 
 
 def test_what_was_measured_again_counts(tmp_path):

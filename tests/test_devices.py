@@ -9,7 +9,7 @@ import pytest
 from devices import Device
 from PIL import Image
 
-pytestmark = pytest.mark.timeout(280)
+pytestmark = pytest.mark.timeout(400)
 
 
 @pytest.fixture
