@@ -134,6 +134,8 @@ class EdgeNode:
         self.skills = await asyncio.to_thread(load_skills, self.state, self.learner)
         if self.state.journal.published == NOTHING:
             self.state.update(published="")
+        if self.state.journal.generator_taught_by == (NOTHING,):
+            self.state.update(generator_taught_by=())
         if self.state.journal.generator and self.skills is not None and self.skills.generator is None:
             self.state.update(generator="", generator_before="", generator_taught_by=(), generator_learned_from=())
         journal = self.state.journal

@@ -31,7 +31,7 @@ from .toolbox import SKILL_OF, Toolbox, sources_of
 log = structlog.get_logger("meshlore.node")
 
 NOTHING = "nothing"
-"""In the journal, for a node that has nothing to publish; looked at again at the next start."""
+"""In the journal, for a node that has nothing to publish or to learn drawing from; the next start looks again."""
 LOST_STANDING = 0.5
 REGAINED_STANDING = 1.5
 WORSE = 0.02
@@ -288,10 +288,13 @@ class Cycle:
         )
         before = skills.generator_before or (None if action.packets else generator)
         known = () if action.anew else journal.generator_learned_from
+        names = tuple(sorted(action.packets))
+        if generator is None and not names:
+            names = (NOTHING,)
         return Outcome(
             replace(skills, generator=generator, generator_before=before),
             {
-                "generator_taught_by": tuple(sorted(action.packets)),
+                "generator_taught_by": names,
                 "generator_learned_from": self._learned_from(known, chosen),
             },
         )

@@ -19,6 +19,7 @@ from meshlore.knowledge.private import Statistics, measure
 from meshlore.knowledge.trust import Verdict
 from meshlore.node import learner as learner_module
 from meshlore.node.cycle import Cycle, _skills_after
+from meshlore.node.in_process import Member, run_in_process
 from meshlore.node.lane import Lane
 from meshlore.node.learner import Learner
 from meshlore.node.library import Entry
@@ -266,3 +267,13 @@ async def test_whom_the_public_classifier_learned_from_is_noted_though_the_perso
         await lane.close()
     assert outcome.skills.public is taught.public
     assert outcome.changes["learned_from"] == ("ben",)
+
+
+def test_a_node_whose_noisy_statistics_tell_nothing_learns_from_others_and_rests():
+    few = DATA.subset(np.arange(30))
+    hidden = {"seed": 1, "learning": BRIEF.model_dump(), "privacy": {"mode": "dp", "epsilon": 0.1}}
+    open_hearted = {"seed": 2, "learning": BRIEF.model_dump()}
+    members = [Member("one", few, hidden), Member("two", DATA.subset(np.arange(30, 200)), open_hearted)]
+    silent, _ = run_in_process(SPACE, members, digits("test"), timeout_s=60)
+    assert silent.knowledge_bytes_published == 0
+    assert silent.global_after > silent.global_before
