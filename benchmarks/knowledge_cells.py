@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from meshlore.errors import ConfigError
 from meshlore.knowledge.data import Dataset
+from meshlore.knowledge.models import default_model
 from meshlore.knowledge.partition import partition_classes, partition_dirichlet
 from meshlore.knowledge.sources import load
 from numpy.typing import NDArray
@@ -20,12 +21,14 @@ from .baselines.problem import Problem
 Split = Literal["test", "validation"]
 
 DATASETS = ("digits", "fashion-mnist-5000", "fashion-mnist")
+TABLES = ("breast-cancer", "wine")
+"""Small ones beside the matrix, run when they are named."""
 PARTITIONS = ("dirichlet-0.1", "dirichlet-0.5", "two-classes", "iid")
 NODES = (5, 10, 20)
 SEEDS = (0, 1, 2)
-VALIDATION = {"digits": 250, "fashion-mnist-5000": 1000, "fashion-mnist": 5000}
-PUBLIC = {"digits": 250, "fashion-mnist-5000": 2500, "fashion-mnist": 5000}
-"""Unlabelled samples for FedDF, held apart from all clients; on digits and full Fashion they come out of the
+VALIDATION = {"digits": 250, "fashion-mnist-5000": 1000, "fashion-mnist": 5000, "breast-cancer": 120, "wine": 40}
+PUBLIC = {"digits": 250, "fashion-mnist-5000": 2500, "fashion-mnist": 5000, "breast-cancer": 80, "wine": 25}
+"""Unlabelled samples for FedDF, held apart from all clients; but for the 5,000 of Fashion they come out of the
 training set, so that FedDF's clients have that many fewer."""
 
 
@@ -73,8 +76,8 @@ def load_split(dataset: str, seed: int, split: Split) -> tuple[Dataset, Dataset,
     Raises:
         DataError: Fashion-MNIST is not installed; the error says how to.
     """
-    if dataset not in DATASETS:
-        raise ConfigError(f"no data set {dataset!r}", f"one of {', '.join(DATASETS)}")
+    if dataset not in (*DATASETS, *TABLES):
+        raise ConfigError(f"no data set {dataset!r}", f"one of {', '.join((*DATASETS, *TABLES))}")
     name = dataset.removesuffix("-5000")
     train, test = load(name).dataset, load(f"{name}:test").dataset
     if split == "validation":
@@ -101,6 +104,7 @@ def share_out(labels: NDArray[np.int64], partition: str, nodes: int, seed: int) 
 @lru_cache(maxsize=1)
 def _problem(dataset: str, partition: str, nodes: int, seed: int, split: Split, model: str) -> Problem:
     train, test, spare = load_split(dataset, seed, split)
+    model = model or default_model(train.space, "node")
     parts = share_out(train.labels, partition, nodes, seed)
     clients = tuple(train.subset(part) for part in parts)
     wanted = PUBLIC[dataset]
@@ -109,8 +113,12 @@ def _problem(dataset: str, partition: str, nodes: int, seed: int, split: Split, 
     return Problem(clients, test, np.zeros((0, *train.space.shape), np.uint8), model, seed)
 
 
-def problem_of(cell: Cell, model: str = "cnn-small") -> Problem:
-    """The same object for all methods of one problem, as long as they are asked for in a row."""
+def problem_of(cell: Cell, model: str = "") -> Problem:
+    """The same object for all methods of one problem, as long as they are asked for in a row.
+
+    Args:
+        model: everybody's; empty: what nodes take for such samples.
+    """
     return _problem(*cell.problem_key, model)
 
 

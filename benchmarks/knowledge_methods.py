@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from meshlore.errors import ConfigError
 from meshlore.knowledge import metrics
+from meshlore.knowledge.models import default_model
 from meshlore.knowledge.training import Step
 from meshlore.node.in_process import Member, NodeOutcome, run_in_process
 from meshlore.node.settings import Settings
@@ -20,7 +21,7 @@ from .baselines.feddf import feddf
 from .baselines.local import Locals, alone, ensemble, pooled
 from .baselines.problem import Problem, Solution
 from .baselines.tuned import CO_BOOSTING, DENSE, FEDAVG, FEDDF, FEDPROX, POOLED_STEPS
-from .knowledge_cells import PUBLIC, Cell, hold_public_apart, problem_of
+from .knowledge_cells import PUBLIC, TABLES, Cell, hold_public_apart, problem_of
 
 Figures = dict[str, Any]
 Run = Callable[[Cell, Step], Figures]
@@ -30,17 +31,16 @@ SETTLE_S = 6 * 3600.0
 LEARNING_ACTIVITIES = ("distillation", "answering", "measuring")
 
 
-def mesh(settings: Mapping[str, Any], *, anchor: str = "") -> Run:
-    """The mesh: whole nodes in one process. ``anchor`` is the anchor's model, empty: no anchor.
+def mesh(settings: Mapping[str, Any], *, anchor: bool = False) -> Run:
+    """The mesh: whole nodes in one process, with or without an ``anchor``.
 
     Generators are not trained here unless the samples come of them: rows of their own measure what they draw.
     """
 
     def run(cell: Cell, step: Step) -> Figures:
         problem = problem_of(cell)
-        outcomes = run_in_process(
-            problem.space, members_of(problem, settings, anchor), problem.test, timeout_s=SETTLE_S
-        )
+        members = members_of(problem, settings, default_model(problem.space, "anchor") if anchor else "")
+        outcomes = run_in_process(problem.space, members, problem.test, timeout_s=SETTLE_S)
         step(1.0)
         return mesh_figures(outcomes)
 
@@ -48,6 +48,7 @@ def mesh(settings: Mapping[str, Any], *, anchor: str = "") -> Run:
 
 
 def members_of(problem: Problem, settings: Mapping[str, Any], anchor: str, *, generator_steps: int = 1) -> list[Member]:
+    """``anchor``: the anchor's model, empty: no anchor."""
     learning = settings.get("learning", {})
     if learning.get("source") != "generated":
         learning = {"generator_steps": generator_steps, **learning}
@@ -90,7 +91,8 @@ def mesh_figures(outcomes: tuple[NodeOutcome, ...]) -> Figures:
     }
     if anchors:
         anchor = anchors[0]
-        figures["anchor"] = anchor.global_after
+        if anchor.global_after is not None:  # under differential privacy few samples may tell nothing
+            figures["anchor"] = anchor.global_after
         figures["anchor_published_kb"] = anchor.knowledge_bytes_published / 1000
         figures["server_cpu_s"] = sum(anchor.cpu_s.get(name, 0.0) for name in LEARNING_ACTIVITIES)
     return figures
@@ -128,19 +130,27 @@ def locals_of(problem: Problem) -> Locals:
 def _generation(cell: Cell, step: Step) -> Figures:
     from .knowledge_generation import generation
 
+    _check_pictures(cell)
     return generation(cell, step)
 
 
-def _pooled(cell: Cell, problem: Problem, step: Step, model: str) -> Solution:
-    return pooled(problem, model, POOLED_STEPS[cell.dataset], step)
+def _check_pictures(cell: Cell) -> None:
+    """Raises ConfigError where the data set is a table."""
+    if cell.dataset in TABLES:
+        raise ConfigError(f"{cell.method} draws pictures, and {cell.dataset} is a table", "leave this method out")
+
+
+def _pooled(cell: Cell, problem: Problem, step: Step, role: str) -> Solution:
+    return pooled(problem, default_model(problem.space, role), POOLED_STEPS[cell.dataset], step)
 
 
 def _feddf(cell: Cell, problem: Problem, step: Step) -> Solution:
     return feddf(hold_public_apart(problem, PUBLIC[cell.dataset]), FEDDF[cell.dataset], step=step)
 
 
-def _one_shot(problem: Problem, settings: DataFreeSettings, step: Step) -> Solution:
-    return one_shot(problem, locals_of(problem), settings, step=step)
+def _one_shot(cell: Cell, problem: Problem, settings: Mapping[str, DataFreeSettings], step: Step) -> Solution:
+    _check_pictures(cell)
+    return one_shot(problem, locals_of(problem), settings[cell.dataset], step=step)
 
 
 def private_mode(epsilon: float) -> dict[str, Any]:
@@ -152,20 +162,20 @@ METHODS: Mapping[str, Run] = {
     "ours": mesh({}),
     "ours-gaussian": mesh({"learning": {"source": "gaussian"}}),
     "ours-generated": mesh({"learning": {"source": "generated"}}),
-    "ours-anchor": mesh({}, anchor="cnn-large"),
-    "ours-dp-1": mesh(private_mode(1.0), anchor="cnn-large"),
-    "ours-dp-4": mesh(private_mode(4.0), anchor="cnn-large"),
-    "ours-dp-8": mesh(private_mode(8.0), anchor="cnn-large"),
+    "ours-anchor": mesh({}, anchor=True),
+    "ours-dp-1": mesh(private_mode(1.0), anchor=True),
+    "ours-dp-4": mesh(private_mode(4.0), anchor=True),
+    "ours-dp-8": mesh(private_mode(8.0), anchor=True),
     "fedavg": baseline(lambda cell, problem, step: federate(problem, FEDAVG[cell.dataset], step=step)),
     "fedprox": baseline(lambda cell, problem, step: federate(problem, FEDPROX[cell.dataset], step=step)),
     "feddf": baseline(_feddf),
-    "dense": baseline(lambda cell, problem, step: _one_shot(problem, DENSE[cell.dataset], step)),
-    "co-boosting": baseline(lambda cell, problem, step: _one_shot(problem, CO_BOOSTING[cell.dataset], step)),
+    "dense": baseline(lambda cell, problem, step: _one_shot(cell, problem, DENSE, step)),
+    "co-boosting": baseline(lambda cell, problem, step: _one_shot(cell, problem, CO_BOOSTING, step)),
     "ensemble-logit": baseline(lambda _cell, problem, _step: ensemble(locals_of(problem), "logit")),
     "ensemble-probability": baseline(lambda _cell, problem, _step: ensemble(locals_of(problem), "probability")),
     "ensemble-count": baseline(lambda _cell, problem, _step: ensemble(locals_of(problem), "count")),
-    "pooled": baseline(lambda cell, problem, step: _pooled(cell, problem, step, problem.model)),
-    "pooled-large": baseline(lambda cell, problem, step: _pooled(cell, problem, step, "cnn-large")),
+    "pooled": baseline(lambda cell, problem, step: _pooled(cell, problem, step, "node")),
+    "pooled-large": baseline(lambda cell, problem, step: _pooled(cell, problem, step, "anchor")),
     "generation": _generation,
 }
 QUICK_METHODS = ("local", "ours", "ours-anchor", "fedavg", "ensemble-count", "pooled")

@@ -83,7 +83,7 @@ class Resident:
     running: asyncio.Task[None] | None = None
 
     def measure(self, test: Dataset) -> NodeOutcome:
-        """Raises StateError: it has learned nothing yet."""
+        """How good it is by now, and what it cost."""
         return outcome_of(self.member.name, self.node, self.mesh, self.lane, test)
 
 
@@ -166,11 +166,7 @@ class InProcessMesh:
         await self._until(quiet, timeout_s)
 
     def measure(self, test: Dataset) -> tuple[NodeOutcome, ...]:
-        """How good each node is by now, and what it cost.
-
-        Raises:
-            StateError: a node has learned nothing yet.
-        """
+        """How good each node is by now, and what it cost."""
         return tuple(resident.measure(test) for resident in self.residents)
 
     async def _move_in(self, place: int, member: Member, credentials: Credentials) -> None:

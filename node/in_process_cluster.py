@@ -97,23 +97,22 @@ class _Study:
         return [self._report_of(part, resident) for part, resident in residents]
 
     def _report_of(self, part: Part, resident: Resident) -> NodeReport | ModelReport:
-        traffic = resident.mesh.traffic()
-        outcome = resident.measure(self._roster.test) if resident.node.skills is not None else None
+        outcome = resident.measure(self._roster.test)
         if part.private is None:
-            return ModelReport(part.model, None if outcome is None else outcome.global_after)
+            return ModelReport(part.model, outcome.global_after)
         return NodeReport(
             id=part.name,
             model=part.model,
             classes=part.private.class_names(),
             samples=len(part.private),
             state="live",
-            global_before=None if outcome is None else outcome.global_before,
-            global_after=None if outcome is None else outcome.global_after,
-            personal_before=None if outcome is None else outcome.personal_before,
-            personal_after=None if outcome is None else outcome.personal_after,
-            bytes_sent=traffic.bytes_sent,
-            bytes_received=traffic.bytes_received,
-            knowledge_bytes_sent=traffic.blob_bytes_sent,
+            global_before=outcome.global_before,
+            global_after=outcome.global_after,
+            personal_before=outcome.personal_before,
+            personal_after=outcome.personal_after,
+            bytes_sent=outcome.bytes_sent,
+            bytes_received=outcome.bytes_received,
+            knowledge_bytes_sent=outcome.knowledge_bytes_sent,
         )
 
     def _cost(self) -> Cost:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..errors import StateError
 from ..knowledge import metrics
 from ..knowledge.data import Dataset
 from ..knowledge.models import logits
@@ -16,11 +15,12 @@ from .metering import CountedMesh, MeteredLane
 
 @dataclass(frozen=True)
 class NodeOutcome:
-    """Accuracies 0..1 on the test set; None: an anchor has no own class mix.
+    """Accuracies 0..1 on the test set.
 
     Attributes:
         counts: private samples per class.
-        global_*: all classes alike; personal_*: with the node's own class mix. Before: its private data alone.
+        global_*: all classes alike; None: it has learned nothing, as an anchor that was sent no samples. Before: its
+            private data alone. personal_*: with the node's own class mix; None: an anchor has none.
         cpu_s: thread CPU seconds on the lane, by activity (`metering.ACTIVITIES`).
         knowledge_bytes_published: sealed packets, each once; *_sent and *_received: each transfer.
         bytes_*: all, with the mesh's own messages.
@@ -29,8 +29,8 @@ class NodeOutcome:
     name: str
     model: str
     counts: tuple[int, ...]
-    global_before: float
-    global_after: float
+    global_before: float | None
+    global_after: float | None
     personal_before: float | None
     personal_after: float | None
     cpu_s: Mapping[str, float]
@@ -42,31 +42,15 @@ class NodeOutcome:
 
 
 def outcome_of(name: str, node: EdgeNode, mesh: CountedMesh, lane: MeteredLane, test: Dataset) -> NodeOutcome:
-    """Measure a node on ``test``. Raises StateError: it has learned nothing yet."""
-    skills, traffic = node.skills, mesh.traffic()
-    if skills is None:
-        raise StateError(f"{name} has learned nothing yet", "let the nodes settle first")
-    before, after = (logits(m, test.images, test.space) for m in (skills.classifier_before, skills.classifier))
-    private, prior, own = node.learner.private, node.prior, list[float | None]([None, None])
-    if prior is not None:
-        at_home = personal_logits(
-            skills.classifier,
-            skills.classifier_before,
-            test.images,
-            test.space,
-            prior=prior,
-            held_out=node.held_out,
-            expert=skills.expert,
-        )
-        own = [metrics.personal_accuracy(said, test.labels, prior) for said in (before, at_home)]
+    """Measure a node on ``test``."""
+    private, traffic = node.learner.private, mesh.traffic()
+    before_and_after, at_home = _accuracies(node, test)
     return NodeOutcome(
         name,
         node.learner.model,
         () if private is None else tuple(private.counts().tolist()),
-        metrics.global_accuracy(before, test.labels),
-        metrics.global_accuracy(after, test.labels),
-        own[0],
-        own[1],
+        *before_and_after,
+        *at_home,
         dict(lane.cpu_s),
         mesh.published_bytes,
         traffic.blob_bytes_sent,
@@ -74,3 +58,28 @@ def outcome_of(name: str, node: EdgeNode, mesh: CountedMesh, lane: MeteredLane, 
         traffic.bytes_sent,
         traffic.bytes_received,
     )
+
+
+_BeforeAndAfter = tuple[float | None, float | None]
+
+
+def _accuracies(node: EdgeNode, test: Dataset) -> tuple[_BeforeAndAfter, _BeforeAndAfter]:
+    """On all classes, and at home."""
+    skills, prior = node.skills, node.prior
+    if skills is None:
+        return (None, None), (None, None)
+    before, after = (logits(m, test.images, test.space) for m in (skills.classifier_before, skills.classifier))
+    on_all = metrics.global_accuracy(before, test.labels), metrics.global_accuracy(after, test.labels)
+    if prior is None:
+        return on_all, (None, None)
+    personal = personal_logits(
+        skills.classifier,
+        skills.classifier_before,
+        test.images,
+        test.space,
+        prior=prior,
+        held_out=node.held_out,
+        expert=skills.expert,
+    )
+    first, last = (metrics.personal_accuracy(said, test.labels, prior) for said in (before, personal))
+    return on_all, (first, last)

@@ -13,7 +13,7 @@ from meshlore.knowledge.data import Dataset
 from meshlore.knowledge.generator import fit_generator
 from meshlore.knowledge.models import build_model, to_tensor
 from meshlore.knowledge.space import Space
-from meshlore.knowledge.training import fit_classifier
+from meshlore.knowledge.training import fit_classifier, no_step
 from meshlore.node.in_process import Member, run_in_process
 from torch import nn
 
@@ -219,6 +219,15 @@ def test_generators_that_make_the_samples_are_trained_as_nodes_train_them(proble
         for settings in ({"learning": {"source": "generated"}}, {})
     )
     assert (trained, spared) == ({None}, {1})
+
+
+def test_tables_have_models_of_their_own_and_no_methods_that_draw_pictures():
+    table = Cell("breast-cancer", "dirichlet-0.5", 5, 0, "local", "validation")
+    pictures = replace(table, dataset="digits")
+    assert (problem_of(table).model, problem_of(pictures).model) == ("mlp", "cnn-small")
+    for method in ("dense", "co-boosting", "generation"):
+        with pytest.raises(ConfigError, match="breast-cancer is a table"):
+            METHODS[method](replace(table, method=method), no_step)
 
 
 def test_what_was_measured_again_counts(tmp_path):

@@ -269,11 +269,20 @@ async def test_whom_the_public_classifier_learned_from_is_noted_though_the_perso
     assert outcome.changes["learned_from"] == ("ben",)
 
 
+HIDDEN = {"seed": 1, "learning": BRIEF.model_dump(), "privacy": {"mode": "dp", "epsilon": 0.1}}
+FEW = DATA.subset(np.arange(30))  # too few for so small an epsilon: their statistics are all noise
+
+
 def test_a_node_whose_noisy_statistics_tell_nothing_learns_from_others_and_rests():
-    few = DATA.subset(np.arange(30))
-    hidden = {"seed": 1, "learning": BRIEF.model_dump(), "privacy": {"mode": "dp", "epsilon": 0.1}}
     open_hearted = {"seed": 2, "learning": BRIEF.model_dump()}
-    members = [Member("one", few, hidden), Member("two", DATA.subset(np.arange(30, 200)), open_hearted)]
+    members = [Member("one", FEW, HIDDEN), Member("two", DATA.subset(np.arange(30, 200)), open_hearted)]
     silent, _ = run_in_process(SPACE, members, digits("test"), timeout_s=60)
     assert silent.knowledge_bytes_published == 0
     assert silent.global_after > silent.global_before
+
+
+def test_an_anchor_that_was_sent_nothing_has_no_accuracy():
+    members = [Member("one", FEW, HIDDEN), Member("anchor", None, {"learning": BRIEF.model_dump()})]
+    node, anchor = run_in_process(SPACE, members, digits("test"), timeout_s=60)
+    assert node.global_after == node.global_before
+    assert (anchor.global_before, anchor.global_after) == (None, None)
