@@ -269,7 +269,7 @@ async def test_whom_the_public_classifier_learned_from_is_noted_though_the_perso
     assert outcome.changes["learned_from"] == ("ben",)
 
 
-HIDDEN = {"seed": 1, "learning": BRIEF.model_dump(), "privacy": {"mode": "dp", "epsilon": 0.1}}
+HIDDEN = {"seed": 1, "learning": BRIEF.model_dump() | {"patience_s": 1}, "privacy": {"mode": "dp", "epsilon": 0.1}}
 FEW = DATA.subset(np.arange(30))  # too few for so small an epsilon: their statistics are all noise
 
 
