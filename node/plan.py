@@ -7,7 +7,8 @@ A node goes through *stages*, which it advertises so that others know what to wa
 
     0 learning     no knowledge published yet
     1 published    its samples are out; an anchor, which has none, starts here
-    2 taught       it distilled what the others published, and sent the answers that came of it
+    2 taught       it distilled what the others published, and sent the answers that came of it; or they have
+                   published nothing that it could learn from
 
 Nobody waits for ever: ``patience_s`` after the first new knowledge a node goes on with what it has.
 """
@@ -143,7 +144,9 @@ def stage_of(now: Situation) -> Stage:
         return Stage.TAUGHT
     if now.taught_by and not now.logits_due:
         return Stage.TAUGHT
-    return Stage.PUBLISHED if now.published or now.role == "anchor" else Stage.LEARNING
+    if not now.published and now.role == "node":
+        return Stage.LEARNING
+    return Stage.TAUGHT if _has_silent_peers(now) else Stage.PUBLISHED
 
 
 def plan(now: Situation) -> Action:
@@ -222,6 +225,12 @@ def _gathered(now: Situation, stage: Stage) -> bool:
     """All that live peers are about to tell is here, or patience has run out."""
     complete = not now.missing and all(peer.stage >= stage for peer in now.peers)
     return complete or now.waited_s >= now.patience_s
+
+
+def _has_silent_peers(now: Situation) -> bool:
+    """All live peers have published, and nothing of it is or will be here to learn from."""
+    told = not now.missing and all(peer.stage >= Stage.PUBLISHED for peer in now.peers)
+    return bool(now.peers) and told and not now.samples and not now.taught_by
 
 
 def _expects_more(now: Situation) -> bool:

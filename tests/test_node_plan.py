@@ -82,5 +82,17 @@ def test_a_packet_that_comes_late_starts_a_new_round():
     assert plan(late) == Distil(frozenset({"a", "b", "c"}), refines=False)
 
 
+def test_whoever_nobody_has_anything_to_teach_is_not_waited_for():
+    silent = replace(out, peers=(PUBLISHED, TAUGHT))
+    assert stage_of(silent) == stage_of(Situation(role="anchor", peers=silent.peers)) == Stage.TAUGHT
+    for waits in (
+        replace(silent, missing=1),
+        replace(silent, samples=frozenset({"a"})),
+        replace(silent, peers=(PUBLISHED, LEARNING)),
+        replace(silent, peers=()),
+    ):
+        assert stage_of(waits) == Stage.PUBLISHED
+
+
 def test_stages_follow_the_cycle():
     assert [stage_of(s) for s in (fresh, out, replace(taught, logits_due=True), taught)] == [0, 1, 1, 2]

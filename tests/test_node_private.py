@@ -269,12 +269,13 @@ async def test_whom_the_public_classifier_learned_from_is_noted_though_the_perso
     assert outcome.changes["learned_from"] == ("ben",)
 
 
-HIDDEN = {"seed": 1, "learning": BRIEF.model_dump() | {"patience_s": 1}, "privacy": {"mode": "dp", "epsilon": 0.1}}
+PATIENT = BRIEF.model_copy(update={"patience_s": 600.0}).model_dump()
+HIDDEN = {"seed": 1, "learning": PATIENT, "privacy": {"mode": "dp", "epsilon": 0.1}}
 FEW = DATA.subset(np.arange(30))  # too few for so small an epsilon: their statistics are all noise
 
 
 def test_a_node_whose_noisy_statistics_tell_nothing_learns_from_others_and_rests():
-    open_hearted = {"seed": 2, "learning": BRIEF.model_dump()}
+    open_hearted = {"seed": 2, "learning": PATIENT}
     members = [Member("one", FEW, HIDDEN), Member("two", DATA.subset(np.arange(30, 200)), open_hearted)]
     silent, _ = run_in_process(SPACE, members, digits("test"), timeout_s=60)
     assert silent.knowledge_bytes_published == 0
