@@ -69,7 +69,7 @@ def compute(task: Served, skills: Skills, space: Space) -> dict[str, Any]:
         return logits_reply(logits(classifier, task.images, space), space)
     generator = skills.generator if version == "now" else skills.generator_before
     if generator is None:
-        raise Refused("this node has no generator yet", "ask again in a moment", code="not-ready")
+        raise Refused("this node has no generator yet", "ask again when its status shows one", code="not-ready")
     label = space.classes.index(task.label)
     labels = np.full(task.n, label, dtype=np.int64)
     drawn = draw(generator, classifier, labels, space, seed=task.seed)

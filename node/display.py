@@ -33,12 +33,12 @@ def show_status(status: dict[str, Any]) -> None:
     known = {name: share for name, share in status["competence"]["classify"].items() if share > 0}
     trust = {author: verdict for author, verdict in status["trust"].items() if verdict["weight"] < 1}
     security = status["security"]
+    generator = "yes" if status["generator"] else "none: no samples to learn from" if status["settled"] else "not yet"
     rows = {
         "node": f"{status['name']} ({status['role']}), {status['peer_id']}",
         "mesh": f"{status['mesh']['name']} ({status['mesh']['id'][:12]}…), {status['live_peers']} live peers",
         "data": f"{status['samples']} samples of {', '.join(status['classes']) or 'nothing'}; they stay here",
-        "model": f"{status['model']}, version {status['version']}, "
-        f"generator {'yes' if status['generator'] else 'not yet'}",
+        "model": f"{status['model']}, version {status['version']}, generator {generator}",
         "doing": f"{status['activity']} {status['fraction']:.0%}" if status["fraction"] else status["activity"],
         "taught by": ", ".join(status["taught_by"]) or "nobody yet",
         "can classify": "  ".join(f"{name} {share:.0%}" for name, share in known.items()) or "nothing yet",
