@@ -82,7 +82,7 @@ def _draw_axis(
         if at is None or not values:
             continue
         mean = float(np.mean(values))
-        reach = [[mean - min(values)], [max(values) - mean]]
+        reach = [[max(0.0, mean - min(values))], [max(0.0, max(values) - mean)]]  # equal values have no mean of floats
         axis.errorbar([at], [mean], yerr=reach, fmt="o", markersize=6, color=colour, capsize=2, linewidth=1)
         if curve := runs[0].get("curve"):
             axis.plot([point[curve_column] for point in curve], [point[2] for point in curve], color=colour, alpha=0.35)
