@@ -1,13 +1,13 @@
 """The personal head: what a device says of samples that are like its own.
 
-Up to three classifiers vote, each with the class mix at home already in what it says: the one that the mesh taught,
-which knows every class; what it was before it learned from the answers of others, which knows the own ones better
-(`Skills.expert`); and that of the private data alone. The last one has half of the vote, and .85 where it is
-sound: where samples of each of its classes, but for the rarest, were held out of its training, and it takes none of
-them for another.
+A device says of them what it said before it heard of anybody, unless it is shown to do better with two others: the
+classifier that the mesh taught, which knows every class, and what that was before it learned from the answers of
+others, which knows the own ones better (`Skills.expert`). Shown it is where with half of the vote for them more of the
+samples are right that were held out of all training, by more than one in a hundred; and it is taken for granted
+where the held-out samples cannot tell, as they lack a class that is at home.
 
-The vote is the mean of the posteriors (a linear opinion pool: Genest & Zidek, 1986). Without the class mix, the
-classifier of two classes would vote for the eight others wherever it is in doubt.
+The vote is the mean of the posteriors (a linear opinion pool: Genest & Zidek, 1986), each with the class mix at home
+in it: a classifier of two classes would otherwise vote for the eight others wherever it is in doubt.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from .metrics import with_prior
 from .models import logits
 from .space import Space
 
-UNTAUGHT, UNTAUGHT_AND_SOUND = 0.5, 0.85  # what the classifier of the private data alone has of the vote
+UNTAUGHT = 0.5  # what the classifier of the private data alone has of the vote
+GAIN = 0.01  # of the held-out samples: what is less may be chance
 RAREST = 0.01  # of the class mix: what decides so little need not have been held out from
 
 
@@ -46,13 +47,11 @@ def personal_logits(
         held_out: private samples that none was trained on.
         expert: what the taught one was before it learned from answers; None: there is none.
     """
-    said = [logits(model, images, space) for model in (taught, expert) if model is not None]
-    shares = [1 / len(said)] * len(said)
-    if untaught is not taught:
-        share = UNTAUGHT_AND_SOUND if _is_sound(untaught, prior, held_out) else UNTAUGHT
-        said.append(logits(untaught, images, space))
-        shares = [*(part * (1 - share) for part in shares), share]
-    return said[0] if len(said) == 1 else pooled(said, shares, prior)
+    alone = logits(untaught, images, space)
+    others = [model for model in (taught, expert) if model is not None and model is not untaught]
+    if not others or not _help(others, untaught, prior, held_out):
+        return alone
+    return _vote(alone, [logits(model, images, space) for model in others], prior)
 
 
 def pooled(
@@ -71,12 +70,25 @@ def pooled(
     return pool
 
 
-def _is_sound(untaught: nn.Module, prior: NDArray[np.float64], held_out: Dataset | None) -> bool:
-    """Whether the classes at home were held out from, but for the rarest, and none of the samples is mistaken."""
-    if held_out is None or not len(held_out) or np.delete(prior, np.unique(held_out.labels)).sum() > RAREST:
-        return False
-    said = logits(untaught, held_out.images, held_out.space)
-    return bool((with_prior(said, prior[: said.shape[1]]).argmax(axis=1) == held_out.labels).all())
+def _vote(
+    alone: NDArray[np.float32], others: Sequence[NDArray[np.float32]], prior: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    return pooled([alone, *others], [UNTAUGHT, *[(1 - UNTAUGHT) / len(others)] * len(others)], prior)
+
+
+def _help(
+    others: Sequence[nn.Module], untaught: nn.Module, prior: NDArray[np.float64], held_out: Dataset | None
+) -> bool:
+    """Whether they get more of the held-out samples right together with the untaught one, or these cannot tell."""
+    if held_out is None or np.delete(prior, np.unique(held_out.labels)).sum() > RAREST:
+        return True
+    alone, *said = (logits(model, held_out.images, held_out.space) for model in (untaught, *others))
+    before, after = (_right(answers, prior, held_out.labels) for answers in (alone, _vote(alone, said, prior)))
+    return after - before > GAIN * len(held_out)
+
+
+def _right(said: NDArray[np.float32], prior: NDArray[np.float64], labels: NDArray[np.int64]) -> int:
+    return int((with_prior(said, prior[: said.shape[1]]).argmax(axis=1) == labels).sum())
 
 
 def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
