@@ -13,7 +13,6 @@ from ..knowledge import metrics
 from ..knowledge.data import Dataset
 from ..knowledge.drawing import draw
 from ..knowledge.models import logits
-from ..knowledge.personal import personal_logits
 from ..knowledge.space import Space
 from .pieces import MAX_LOCAL_BYTES, Served, logits_reply
 from .skills import Skills
@@ -83,15 +82,7 @@ def _personal(task: Served, skills: Skills, home: Home) -> dict[str, Any]:
         return {}
     if isinstance(task, Evaluate) and task.version == "before":
         skills = Skills(skills.classifier_before, skills.classifier_before)
-    said = personal_logits(
-        skills.classifier,
-        skills.classifier_before,
-        task.images,
-        home.space,
-        prior=prior,
-        held_out=home.held_out,
-        expert=skills.expert,
-    )
+    said = skills.at_home(task.images, home.space, prior=prior, held_out=home.held_out)
     if isinstance(task, Evaluate):
         return {"personal": pack_array(said)}
     return {"logits": pack_array(metrics.with_prior(said, prior[: said.shape[1]]).astype(np.float32))}

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from ..knowledge import metrics
 from ..knowledge.data import Dataset
 from ..knowledge.models import logits
-from ..knowledge.personal import personal_logits
 from .actor import EdgeNode
 from .metering import CountedMesh, MeteredLane
 
@@ -72,14 +71,6 @@ def _accuracies(node: EdgeNode, test: Dataset) -> tuple[_BeforeAndAfter, _Before
     on_all = metrics.global_accuracy(before, test.labels), metrics.global_accuracy(after, test.labels)
     if prior is None:
         return on_all, (None, None)
-    personal = personal_logits(
-        skills.classifier,
-        skills.classifier_before,
-        test.images,
-        test.space,
-        prior=prior,
-        held_out=node.held_out,
-        expert=skills.expert,
-    )
+    personal = skills.at_home(test.images, test.space, prior=prior, held_out=node.held_out)
     first, last = (metrics.personal_accuracy(said, test.labels, prior) for said in (before, personal))
     return on_all, (first, last)

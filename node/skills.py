@@ -6,10 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
+from ..knowledge.data import Dataset, Images
 from ..knowledge.generators import Generator
 from ..knowledge.packet import SamplePacket
+from ..knowledge.personal import personal_logits
 from ..knowledge.space import Space
 
 
@@ -30,6 +34,20 @@ class Skills:
     generator_before: Generator | None = None
     public: nn.Module | None = None
     expert: nn.Module | None = None
+
+    def at_home(
+        self, images: Images, space: Space, *, prior: NDArray[np.float64], held_out: Dataset | None
+    ) -> NDArray[np.float32]:
+        """What the personal head says; arguments and result as in `personal_logits`."""
+        return personal_logits(
+            self.classifier,
+            self.classifier_before,
+            images,
+            space,
+            prior=prior,
+            held_out=held_out,
+            expert=self.expert,
+        )
 
 
 def grown_skills(skills: Skills, wider: Callable[[nn.Module], nn.Module | None], space: Space) -> Skills | None:
