@@ -2,9 +2,9 @@
 
 A device says of them what it said before it heard of anybody, unless it is shown to do better with two others: the
 classifier that the mesh taught, which knows every class, and what that was before it learned from the answers of
-others, which knows the own ones better (`Skills.expert`). Shown it is where with half of the vote for them more of the
-samples are right that were held out of all training, by more than one in a hundred; and it is taken for granted
-where the held-out samples cannot tell, as they lack a class that is at home.
+others, which knows the own ones better (`Skills.expert`). Shown it is by the samples that were held out of all
+training: with half of the vote for the others, more of these must be won than lost, by a standard error at least (see
+`rollback`). It is taken for granted where they cannot tell, as they lack a class that is at home.
 
 The vote is the mean of the posteriors (a linear opinion pool: Genest & Zidek, 1986), each with the class mix at home
 in it: a classifier of two classes would otherwise vote for the eight others wherever it is in doubt.
@@ -21,10 +21,10 @@ from torch import nn
 from .data import Dataset, Images
 from .metrics import with_prior
 from .models import logits
+from .rollback import decide, standard_error
 from .space import Space
 
 UNTAUGHT = 0.5  # what the classifier of the private data alone has of the vote
-GAIN = 0.01  # of the held-out samples: what is less may be chance
 RAREST = 0.01  # of the class mix: what decides so little need not have been held out from
 
 
@@ -83,12 +83,10 @@ def _help(
     if held_out is None or np.delete(prior, np.unique(held_out.labels)).sum() > RAREST:
         return True
     alone, *said = (logits(model, held_out.images, held_out.space) for model in (untaught, *others))
-    before, after = (_right(answers, prior, held_out.labels) for answers in (alone, _vote(alone, said, prior)))
-    return after - before > GAIN * len(held_out)
-
-
-def _right(said: NDArray[np.float32], prior: NDArray[np.float64], labels: NDArray[np.int64]) -> int:
-    return int((with_prior(said, prior[: said.shape[1]]).argmax(axis=1) == labels).sum())
+    before, after = (with_prior(answers, prior[: answers.shape[1]]) for answers in (alone, _vote(alone, said, prior)))
+    decision = decide(before, after, held_out.labels)
+    won, lost = decision.won, decision.lost
+    return won > lost and won - lost >= standard_error(won, lost)
 
 
 def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:

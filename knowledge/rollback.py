@@ -8,6 +8,7 @@ anything, and a surplus of losses larger than chance would give rolls the new mo
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,6 +45,11 @@ def hold_out(data: Dataset, *, seed: int) -> tuple[Dataset, Dataset]:
     return data.split(fraction, seed)
 
 
+def standard_error(won: int, lost: int) -> float:
+    """Of ``won`` less ``lost``, if a sample on which exactly one is right is as likely to be won as lost."""
+    return math.sqrt(won + lost)
+
+
 def keep_better(before: nn.Module, after: nn.Module, holdout: Dataset, prior: NDArray[np.float64]) -> Decision:
     """Compare two models on the hold-out; see `decide`."""
     return decide(
@@ -67,7 +73,7 @@ def decide(
         return Decision(True, float("nan"), float("nan"), 0, 0, "no private samples to compare on")
     right_before, right_after = before.argmax(axis=1) == labels, after.argmax(axis=1) == labels
     won, lost = int((right_after & ~right_before).sum()), int((right_before & ~right_after).sum())
-    kept = lost - won <= max(1.0, (won + lost) ** 0.5)
+    kept = lost - won <= max(1.0, standard_error(won, lost))
     if not np.isfinite(after).all():
         kept = False
     reason = f"{won} better and {lost} worse of {len(labels)} held-out samples"
