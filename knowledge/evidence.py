@@ -25,7 +25,7 @@ Packets = Mapping[str, tuple[str, SamplePacket]]
 """Packet name (SHA-256 hex) -> (author, packet), in the order of their arrival."""
 
 DIMENSIONS = 40
-PER_CLASS = 64  # samples of one author and class that are looked at
+PER_CLASS = 128  # samples of one author and class that are looked at; with 64 of 100 it hung on which these were
 FEWEST = 4  # samples from which a class mean is believed
 FAINTEST = 0.02  # standard deviation of pixels in -1..1: what has less contrast has nothing to bring out
 CLEAR = 0.5  # of the samples of its fullest class; under differential privacy fewer of a class means mostly noise
@@ -56,7 +56,6 @@ def clouds(private: Dataset | None, packets: Packets, space: Space, seed: int) -
 
     Authors come in the order in which their first packet arrived.
     """
-    rng = np.random.default_rng(seed)
     images: dict[str, list[np.ndarray]] = {author: [] for author, _ in packets.values()}
     labels: dict[str, list[np.ndarray]] = {author: [] for author, _ in packets.values()}
     for _, (author, packet) in sorted(packets.items()):
@@ -65,7 +64,8 @@ def clouds(private: Dataset | None, packets: Packets, space: Space, seed: int) -
     sources = [(author, np.concatenate(images[author]), np.concatenate(labels[author])) for author in images]
     if private is not None and len(private):
         sources.append(("", private.images, private.labels))
-    thinned = [(author, *_thin(pictures, truth, rng)) for author, pictures, truth in sources]
+    # what is looked at of one author does not hang on who else is there, or came first
+    thinned = [(author, *_thin(pictures, truth, np.random.default_rng(seed))) for author, pictures, truth in sources]
     thinned = [entry for entry in thinned if len(entry[2])]
     if not thinned:
         return {}, None

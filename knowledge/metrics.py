@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -57,3 +59,25 @@ def personal_accuracy(logits: NDArray[np.floating], labels: Labels, prior: NDArr
 def with_prior(logits: NDArray[np.floating], prior: NDArray[np.float64]) -> NDArray[np.float64]:
     """Logits for a place with this class mix, from logits of a model of the balanced world."""
     return np.asarray(logits + np.log(prior + PRIOR_FLOOR), dtype=np.float64)
+
+
+def pooled(
+    said: Sequence[NDArray[np.float32]], shares: Sequence[float], prior: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """Logits float32 (n, k) that, with the class mix added, are the log of the pool of all posteriors.
+
+    Args:
+        said: float32 (n, k) of each classifier, without the class mix.
+        shares: what each has of the vote; they sum to 1.
+        prior: float64 (k,).
+    """
+    mix = with_prior(np.zeros(said[0].shape[1]), prior[: said[0].shape[1]])
+    votes = [_log_softmax(part + mix) + np.log(share) for part, share in zip(said, shares, strict=True)]
+    pool: NDArray[np.float32] = (np.logaddexp.reduce(votes) - mix).astype(np.float32)
+    return pool
+
+
+def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    normal: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return normal

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from .data import Dataset, Images
-from .metrics import with_prior
+from .metrics import pooled, with_prior
 from .models import logits
 from .rollback import decide, standard_error
 from .space import Space
@@ -54,22 +54,6 @@ def personal_logits(
     return _vote(alone, [logits(model, images, space) for model in others], prior)
 
 
-def pooled(
-    said: Sequence[NDArray[np.float32]], shares: Sequence[float], prior: NDArray[np.float64]
-) -> NDArray[np.float32]:
-    """Logits float32 (n, k) that, with the class mix added, are the log of the pool of all posteriors.
-
-    Args:
-        said: float32 (n, k) of each classifier, without the class mix.
-        shares: what each has of the vote; they sum to 1.
-        prior: float64 (k,).
-    """
-    mix = with_prior(np.zeros(said[0].shape[1]), prior[: said[0].shape[1]])
-    votes = [_log_softmax(part + mix) + np.log(share) for part, share in zip(said, shares, strict=True)]
-    pool: NDArray[np.float32] = (np.logaddexp.reduce(votes) - mix).astype(np.float32)
-    return pool
-
-
 def _vote(
     alone: NDArray[np.float32], others: Sequence[NDArray[np.float32]], prior: NDArray[np.float64]
 ) -> NDArray[np.float32]:
@@ -87,9 +71,3 @@ def _help(
     decision = decide(before, after, held_out.labels)
     won, lost = decision.won, decision.lost
     return won > lost and won - lost >= standard_error(won, lost)
-
-
-def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    normal: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return normal

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from .data import Dataset
-from .metrics import with_prior
+from .metrics import pooled, with_prior
 from .models import logits
 
 FRACTION = 0.12
@@ -50,13 +50,23 @@ def standard_error(won: int, lost: int) -> float:
     return math.sqrt(won + lost)
 
 
-def keep_better(before: nn.Module, after: nn.Module, holdout: Dataset, prior: NDArray[np.float64]) -> Decision:
-    """Compare two models on the hold-out; see `decide`."""
-    return decide(
-        with_prior(logits(before, holdout.images, holdout.space), prior),
-        with_prior(logits(after, holdout.images, holdout.space), prior),
-        holdout.labels,
-    )
+def keep_better(
+    before: nn.Module,
+    after: nn.Module,
+    holdout: Dataset,
+    prior: NDArray[np.float64],
+    *,
+    beside: nn.Module | None = None,
+) -> Decision:
+    """Compare two models on the hold-out; see `decide`.
+
+    Args:
+        beside: one that is asked at home together with ``after``, each with half of the vote.
+    """
+    old, new = (logits(model, holdout.images, holdout.space) for model in (before, after))
+    if beside is not None:
+        new = pooled([new, logits(beside, holdout.images, holdout.space)], [0.5, 0.5], prior)
+    return decide(with_prior(old, prior), with_prior(new, prior), holdout.labels)
 
 
 def decide(

@@ -50,7 +50,7 @@ class decides. Of labels that none of the cells shows they say nothing, 0.
 
 @dataclass(frozen=True)
 class Cells:
-    """All cells: whose, under which label, how many samples (at most 64 looked at).
+    """All cells: whose, under which label, how many samples are looked at.
 
     Attributes:
         authors: names, in the order of arrival; the private data (`HOME`) first where there are any.

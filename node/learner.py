@@ -240,21 +240,33 @@ class Learner:
         skill = about is not None
         settings = self._distil_settings(lessons, skill=skill, refines=None if skill else refines)
         seed = self.seed + 1000 * (turn + 1)
-        return replace(self._taught_at_home(classifier, classifier, lessons, settings, seed, step), verdicts=verdicts)
+        # what tells others nothing more stays an expert, which is asked at home beside the student
+        beside = classifier if refines else None
+        taught = self._taught_at_home(classifier, classifier, lessons, settings, seed, step, beside=beside)
+        return replace(taught, verdicts=verdicts)
 
     def _taught_at_home(
-        self, known: nn.Module, start: nn.Module, lessons: Lessons, settings: DistilSettings, seed: int, step: Step
+        self,
+        known: nn.Module,
+        start: nn.Module,
+        lessons: Lessons,
+        settings: DistilSettings,
+        seed: int,
+        step: Step,
+        *,
+        beside: nn.Module | None = None,
     ) -> Taught:
-        """A student of lessons and private data that begins as ``start``, if it is no worse at home than ``known``."""
+        """A student of lessons and private data that begins as ``start``, if it (and whom the device asks ``beside`` it
+        at home) is no worse there than ``known``."""
         student = self._distil(start, self._train, lessons, settings=settings, seed=seed, step=step)
         if self.held_out is None or not len(self.held_out):
             return Taught(student, True, "no private hold-out to judge by")
         prior = self._needed_private().prior()
-        if not (decision := keep_better(known, student, self.held_out, prior)).kept:
+        if not (decision := keep_better(known, student, self.held_out, prior, beside=beside)).kept:
             # a hold-out is small and all of a turn is at stake: once more, with more of the private data beside
             settings = replace(settings, private_batch=max(MORE_PRIVATE, 2 * settings.private_batch))
             student = self._distil(start, self._train, lessons, settings=settings, seed=seed + 1, step=step)
-            decision = keep_better(known, student, self.held_out, prior)
+            decision = keep_better(known, student, self.held_out, prior, beside=beside)
         student = student if decision.kept else known
         return Taught(student, decision.kept, decision.reason, at_home=(decision.before, decision.after))
 

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from meshlore.knowledge.data import Dataset
-from meshlore.knowledge.metrics import with_prior
-from meshlore.knowledge.personal import personal_logits, pooled
+from meshlore.knowledge.metrics import pooled, with_prior
+from meshlore.knowledge.personal import personal_logits
+from meshlore.knowledge.rollback import keep_better
 from meshlore.knowledge.space import Space
 
 SPACE = Space((1, 8, 8), ("a", "b", "c"), levels=17)
@@ -67,6 +68,14 @@ def test_a_device_that_nobody_taught_says_what_it_says():
     alone = Says(0.5, -0.5, 0.0)
     said = personal_logits(alone, alone, IMAGES, SPACE, prior=A_AND_B, held_out=None)
     assert (said == np.array([0.5, -0.5, 0.0], np.float32)).all()
+
+
+@pytest.mark.parametrize(("beside", "kept"), [(None, False), (Says(*FOR_A), False), (Says(3.0, 0.0, 0.0), True)])
+def test_who_forgot_home_stays_beside_one_that_did_not_and_is_surer(beside, kept):
+    """A student of others' answers says ``b`` for ten samples of ``a``."""
+    home = Dataset(SPACE, np.zeros((10, 1, 8, 8), np.uint8), np.zeros(10, np.int64))
+    decision = keep_better(Says(*FOR_A), Says(0.0, 2.5, 0.0), home, A_AND_B, beside=beside)
+    assert decision.kept is kept
 
 
 @given(LOGITS, LOGITS, st.floats(0.01, 0.99), arrays(np.float64, 3, elements=st.floats(0, 1)))

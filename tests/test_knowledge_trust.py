@@ -208,6 +208,28 @@ def test_an_author_that_mislabels_one_class_loses_that_class_only() -> None:
     assert all(verdict.weight > 0.9 for verdict in verdicts.values())
 
 
+def test_what_is_looked_at_of_an_author_does_not_hang_on_who_came_first() -> None:
+    """Of so many samples only some are looked at; others may give other verdicts about classes that are close."""
+    digits = load("digits").dataset
+    halves = [digits.subset(np.arange(start, len(digits), 2)) for start in (0, 1)]
+    packets = {
+        name(place): (str(place), SamplePacket(digits.space.id, "real", half.images, half.labels, None, half.counts()))
+        for place, half in enumerate(halves)
+    }
+
+    def looked_at(order: list[str]) -> list[list[float]]:
+        """Each author's distances among the class means, which no rotation changes."""
+        authors, _ = clouds(None, {name: packets[name] for name in order}, digits.space, seed=0)
+        means = {
+            author: torch.stack([cloud.points[cloud.labels == label].mean(dim=0) for label in range(10)])
+            for author, cloud in authors.items()
+        }
+        return [torch.pdist(means[author]).tolist() for author in ("0", "1")]
+
+    first, second = looked_at([name(0), name(1)]), looked_at([name(1), name(0)])
+    np.testing.assert_allclose(first, second, rtol=1e-3)
+
+
 def test_whose_pictures_are_brighter_and_of_less_contrast_is_no_liar() -> None:
     parts, packets = mesh(4, 10.0, 0)
     pale = [replace(packet, images=np.round(packet.images * 0.6 + 4).astype(np.uint8)) for packet in packets]

@@ -27,7 +27,7 @@ def lesson() -> Entry:
 
 def decisions(*kept: bool):
     left = list(kept)
-    return lambda *_: Decision(left.pop(0), 0.9, 0.8, 1, 5, "as the test says")
+    return lambda *_, **__: Decision(left.pop(0), 0.9, 0.8, 1, 5, "as the test says")
 
 
 @pytest.mark.parametrize(
@@ -55,6 +55,21 @@ def test_what_is_worse_at_home_is_tried_once_more_with_more_private_data(
     assert batches == [32, MORE_PRIVATE][:tries]
     assert outcome.kept is taught
     assert (outcome.classifier is before) is not taught
+
+
+@pytest.mark.parametrize("refines", [True, False])
+def test_a_refinement_is_judged_beside_the_expert_that_it_leaves(monkeypatch, lesson, refines):
+    asked = []
+
+    def watched(known, student, *_, beside):
+        asked.append(beside)
+        return Decision(True, 0.8, 0.9, 5, 1, "as the test says")
+
+    monkeypatch.setattr(subject, "keep_better", watched)
+    node = Learner(SPACE, "node", "", digits("01"), QUICK, 0)
+    before = node.train(lambda _: None)
+    node.distil(before, None, [lesson], {}, turn=0, step=lambda _: None, refines=refines)
+    assert asked == [before if refines else None]
 
 
 def test_the_same_packets_are_weighed_once_until_the_private_data_change(monkeypatch, lesson):
