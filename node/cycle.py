@@ -252,6 +252,7 @@ class Cycle:
                 "taught_by": tuple(sorted(action.packets)),
                 "learned_from": self._learned_from(before, learned),
                 "refined": _refined(journal, action),
+                "heard": _answering(chosen),
                 "logits_due": self._learner.has_news(taught, first=first, refines=action.refines),
                 "standing": _standing(journal.standing, fresh, kept=taught.kept),
                 "trust": {author: float(verdict.weight) for author, verdict in taught.verdicts.items()},
@@ -307,7 +308,8 @@ class Cycle:
         fresh = {e.author for e in self._foreign() if e.name in action.packets - set(known)}
         changes: dict[str, Any] = {"standing": _standing(journal.standing, fresh, kept=False)}
         if isinstance(action, Distil):
-            changes |= {"taught_by": names, "refined": _refined(journal, action)}
+            heard = _answering(self._foreign(action.packets))
+            changes |= {"taught_by": names, "refined": _refined(journal, action), "heard": heard}
             if not action.anew or skills is None:
                 return Outcome(changes=changes)
             forgotten = replace(skills, classifier=skills.classifier_before, expert=None, public=None)
@@ -365,6 +367,11 @@ def _mean_quality(competence: Competence, labels: frozenset[int]) -> float:
 
 def _refined(journal: Journal, action: Distil) -> int:
     return journal.refined + 1 if action.refines else 0
+
+
+def _answering(entries: Iterable[Entry]) -> tuple[str, ...]:
+    """Authors of answers."""
+    return tuple(sorted({entry.author for entry in entries if isinstance(entry.packet, LogitPacket)}))
 
 
 def _standing(standing: Mapping[str, float], fresh: set[str], *, kept: bool) -> dict[str, float]:

@@ -10,7 +10,8 @@ A node goes through *stages*, which it advertises so that others know what to wa
     2 taught       it distilled what the others published, and sent the answers that came of it; or they have
                    published nothing that it could learn from
 
-Nobody waits for ever: ``patience_s`` after the first new knowledge a node goes on with what it has.
+Nobody waits for ever: ``patience_s`` after the first new knowledge a node goes on with what it has. What neighbours
+answer later is learned once all of them have answered.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class Situation:
         samples, logits: names of the usable packets of others that are here.
         taught_by: names of the packets that were in the last distillation.
         refined: distillations since the last one that brought new samples.
+        unheard: a live neighbour's answers are here, and none of its answers was in the last distillation.
         logits_due: others have not heard its answers since what it last learned.
         generator_taught_by: names of the sample packets behind the generator, None: no generator yet.
         to_unlearn, generator_to_unlearn: authors that were learned from and may teach no more.
@@ -66,6 +68,7 @@ class Situation:
     logits: frozenset[str] = frozenset()
     taught_by: frozenset[str] = frozenset()
     refined: int = 0
+    unheard: bool = False
     logits_due: bool = False
     generator_taught_by: frozenset[str] | None = None
     to_unlearn: frozenset[str] = frozenset()
@@ -184,10 +187,12 @@ def _distil_new_samples(now: Situation) -> Action | None:
 
 
 def _refine(now: Situation) -> Action | None:
-    fresh = now.logits - now.taught_by
-    if not fresh or not now.taught_by or now.refined >= now.refinements or not _gathered(now, Stage.TAUGHT):
+    if not now.logits - now.taught_by or not now.taught_by:
         return None
-    return Distil(now.samples | now.logits, refines=True)
+    in_turn = now.refined < now.refinements and _gathered(now, Stage.TAUGHT)
+    # patience had run out before a slow neighbour had answered: once more, now that all have
+    for_the_late = now.unheard and now.refined < 2 * now.refinements and _complete(now, Stage.TAUGHT)
+    return Distil(now.samples | now.logits, refines=True) if in_turn or for_the_late else None
 
 
 def _judge(now: Situation) -> Action | None:
@@ -223,14 +228,17 @@ _RULES: tuple[Callable[[Situation], Action | None], ...] = (
 
 def _gathered(now: Situation, stage: Stage) -> bool:
     """All that live peers are about to tell is here, or patience has run out."""
-    complete = not now.missing and all(peer.stage >= stage for peer in now.peers)
-    return complete or now.waited_s >= now.patience_s
+    return _complete(now, stage) or now.waited_s >= now.patience_s
+
+
+def _complete(now: Situation, stage: Stage) -> bool:
+    """All that live peers are about to tell is here."""
+    return not now.missing and all(peer.stage >= stage for peer in now.peers)
 
 
 def _has_silent_peers(now: Situation) -> bool:
     """All live peers have published, and nothing of it is or will be here to learn from."""
-    told = not now.missing and all(peer.stage >= Stage.PUBLISHED for peer in now.peers)
-    return bool(now.peers) and told and not now.samples and not now.taught_by
+    return bool(now.peers) and _complete(now, Stage.PUBLISHED) and not now.samples and not now.taught_by
 
 
 def _expects_more(now: Situation) -> bool:

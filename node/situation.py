@@ -33,6 +33,8 @@ def situation_of(
     """
     foreign, asked = library.of_others(), settings.lessons == "asked"
     lessons = [] if asked else foreign
+    answered = {e.author for e in lessons if isinstance(e.packet, LogitPacket) and not e.by_anchor}
+    near = {peer.peer_id for peer in neighbourhood.live()}
     has_tried = bool(journal.generator or journal.generator_taught_by)
     return Situation(
         role=role,
@@ -42,6 +44,7 @@ def situation_of(
         logits=frozenset(e.name for e in lessons if isinstance(e.packet, LogitPacket)),
         taught_by=frozenset(journal.taught_by),
         refined=journal.refined,
+        unheard=bool(answered & near - set(journal.heard)),
         logits_due=journal.logits_due,
         generator_taught_by=frozenset(journal.generator_taught_by) if has_tried else None,
         to_unlearn=unwelcome(journal.learned_from),

@@ -5,6 +5,7 @@ One small village is taught once for this file; most tests start from a copy of 
 
 import asyncio
 import shutil
+import threading
 import time
 from functools import partial
 from typing import Any
@@ -133,6 +134,35 @@ async def test_a_restarted_node_catches_up_on_an_author_that_is_offline_by_now(v
     assert ann.state.journal.sequence >= old.sequence
     numbers = [seq for author, seq in ann.library._by_number if author == ann.credentials.peer_id]
     assert sorted(numbers) == list(range(1, ann.state.journal.sequence + 1)), "none reused, none lost"
+
+
+async def test_who_answers_after_patience_ran_out_is_heard_then(tmp_path):
+    """cid takes long for its first lesson; the others learn from each other's answers, and from its own once it has."""
+    go_on = threading.Event()
+
+    def slow(node):
+        distil = node.learner.distil
+
+        def late(*arguments, **more):
+            go_on.wait(30)
+            return distil(*arguments, **more)
+
+        node.learner.distil = late
+
+    village = Village(tmp_path, found(tmp_path), settings={"learning": LEARNING.model_copy(update={"patience_s": 1.0})})
+    ann = await village.start("ann")
+    ben = await village.start("ben", "ann")
+    cid = await village.start("cid", "ann", node=slow)
+    try:
+        await until(lambda: all(node.state.journal.refined == 1 and node.settled for node in (ann, ben)))
+        late = village.members["cid"].peer_id
+        assert all(late not in node.state.journal.heard for node in (ann, ben))
+        go_on.set()
+        await settled(ann, ben, cid, when=lambda: all(late in node.state.journal.heard for node in (ann, ben)))
+        assert [node.state.journal.refined for node in (ann, ben)] == [2, 2]
+    finally:
+        go_on.set()
+        await village.stop()
 
 
 async def test_a_peer_answers_by_name_and_its_death_is_noticed(village):

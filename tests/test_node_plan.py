@@ -82,6 +82,23 @@ def test_a_packet_that_comes_late_starts_a_new_round():
     assert plan(late) == Distil(frozenset({"a", "b", "c"}), refines=False)
 
 
+@pytest.mark.parametrize(
+    ("peers", "refined", "unheard", "again"),
+    [
+        ((TAUGHT, TAUGHT), 1, True, True),
+        ((TAUGHT, TAUGHT), 1, False, False),  # better answers of those that were heard
+        ((TAUGHT, PUBLISHED), 1, True, False),  # another one is late, too
+        ((TAUGHT, TAUGHT), 2, True, False),
+    ],
+)
+@pytest.mark.parametrize("waited_s", [0, 99])
+def test_a_neighbour_that_answered_late_is_heard_once_all_have_answered(peers, refined, unheard, again, waited_s):
+    known = replace(taught, generator_taught_by=taught.samples, peers=peers, waited_s=waited_s)
+    late = replace(known, logits=frozenset({"l"}), refined=refined, unheard=unheard)
+    lesson = Distil(frozenset({"a", "b", "l"}), refines=True)
+    assert plan(late) == (lesson if again else Wait(settled=True))
+
+
 def test_whoever_nobody_has_anything_to_teach_is_not_waited_for():
     silent = replace(out, peers=(PUBLISHED, TAUGHT))
     assert stage_of(silent) == stage_of(Situation(role="anchor", peers=silent.peers)) == Stage.TAUGHT
