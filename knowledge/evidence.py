@@ -27,6 +27,7 @@ Packets = Mapping[str, tuple[str, SamplePacket]]
 DIMENSIONS = 40
 PER_CLASS = 128  # samples of one author and class that are looked at; with 64 of 100 it hung on which these were
 FEWEST = 4  # samples from which a class mean is believed
+AT_ONCE = 500  # images whose features are computed together: 32 channels of 20,000 would take half a gigabyte
 FAINTEST = 0.02  # standard deviation of pixels in -1..1: what has less contrast has nothing to bring out
 CLEAR = 0.5  # of the samples of its fullest class; under differential privacy fewer of a class means mostly noise
 
@@ -129,16 +130,21 @@ def _features(images: Tensor, seed: int) -> Tensor:
     random = torch.Generator().manual_seed(seed)
     if is_rows(images.shape):
         return row_points(images, random)
+    weight = torch.randn(32, images.shape[1], 3, 3, generator=random) / (3 * images.shape[1] ** 0.5)
+    each = [_looks_of(part, weight) for part in torch.split(images, AT_ONCE)]
+    parts = [torch.cat(column) for column in zip(*each, strict=True)]
+    return torch.cat([part / part.var(dim=0, correction=0).sum().clamp(min=1e-6).sqrt() for part in parts], dim=1)
+
+
+def _looks_of(images: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Coarse pixels, and random convolutions of finer ones, float32 (n, d) each."""
     # cameras differ in brightness and contrast, and that is no lie
     spread = images.std(dim=(1, 2, 3), keepdim=True).clamp(min=FAINTEST)
     images = (images - images.mean(dim=(1, 2, 3), keepdim=True)) / spread
     coarse = F.adaptive_avg_pool2d(images, (min(images.shape[-2], 8), min(images.shape[-1], 8)))
     small = F.adaptive_avg_pool2d(images, (min(images.shape[-2], 16), min(images.shape[-1], 16)))
-    weight = torch.randn(32, images.shape[1], 3, 3, generator=random) / (3 * images.shape[1] ** 0.5)
-    hidden = F.relu(F.conv2d(small, weight, padding=1))
-    hidden = F.adaptive_avg_pool2d(hidden, (4, 4)).flatten(1)
-    parts = [coarse.flatten(1), hidden]
-    return torch.cat([part / part.var(dim=0, correction=0).sum().clamp(min=1e-6).sqrt() for part in parts], dim=1)
+    hidden = F.adaptive_avg_pool2d(F.relu(F.conv2d(small, weight, padding=1)), (4, 4))
+    return coarse.flatten(1), hidden.flatten(1)
 
 
 def _whitening(known: list[Cloud]) -> Tensor:
