@@ -59,6 +59,7 @@ class AnchorLearner(Learner):
         step: Step,
         about: frozenset[int] | None = None,
         refines: bool = False,
+        beside: nn.Module | None = None,
     ) -> Taught:
         """Learn what changed of the packets; the rest of the mixture stays."""
         verdicts = self.weigh(foreign, standing)

@@ -234,6 +234,7 @@ class Cycle:
                 step=step,
                 about=self._about(),
                 refines=action.refines,
+                beside=current.beside(refines=action.refines),
             ),
         )
         self.trust = dict(taught.verdicts)
@@ -357,7 +358,7 @@ def _skills_after(current: Skills, taught: Taught, *, refines: bool) -> Skills |
         return None
     expert = current.expert
     if taught.kept:
-        expert = (current.expert or current.classifier) if refines else None
+        expert = current.beside(refines=True) if refines else None
     return replace(current, classifier=taught.classifier, expert=expert, public=taught.public or current.public)
 
 

@@ -224,6 +224,7 @@ class Learner:
         step: Step,
         about: frozenset[int] | None = None,
         refines: bool = False,
+        beside: nn.Module | None = None,
     ) -> Taught:
         """Learn from packets, and keep the outcome only if it is no worse at home, at the second try at the latest.
 
@@ -232,6 +233,7 @@ class Learner:
             turn: how many distillations there were; makes each differ.
             about: the classes to learn about, None: all.
             refines: others hear no answers that come of it.
+            beside: who is asked at home together with the outcome (`Skills.beside`); None: nobody.
         """
         verdicts = self.weigh(foreign, standing)
         lessons = self._lessons(own, foreign, verdicts, self._own_answers(classifier, own, foreign)).about(about)
@@ -240,8 +242,6 @@ class Learner:
         skill = about is not None
         settings = self._distil_settings(lessons, skill=skill, refines=None if skill else refines)
         seed = self.seed + 1000 * (turn + 1)
-        # what tells others nothing more stays an expert, which is asked at home beside the student
-        beside = classifier if refines else None
         taught = self._taught_at_home(classifier, classifier, lessons, settings, seed, step, beside=beside)
         return replace(taught, verdicts=verdicts)
 
@@ -256,8 +256,8 @@ class Learner:
         *,
         beside: nn.Module | None = None,
     ) -> Taught:
-        """A student of lessons and private data that begins as ``start``, if it (and whom the device asks ``beside`` it
-        at home) is no worse there than ``known``."""
+        """A student of lessons and private data that begins as ``start``, if the device, which asks ``beside`` as well,
+        is no worse at home with it than with ``known``."""
         student = self._distil(start, self._train, lessons, settings=settings, seed=seed, step=step)
         if self.held_out is None or not len(self.held_out):
             return Taught(student, True, "no private hold-out to judge by")

@@ -136,11 +136,12 @@ class PrivateLearner(Learner):
         step: Step,
         about: frozenset[int] | None = None,
         refines: bool = False,
+        beside: nn.Module | None = None,
     ) -> Taught:
         """The public classifier from packets alone, then from it the personal one with private data beside."""
         if self.private is None:
             return super().distil(
-                classifier, own, foreign, standing, turn=turn, step=step, about=about, refines=refines
+                classifier, own, foreign, standing, turn=turn, step=step, about=about, refines=refines, beside=beside
             )
         verdicts = self._public_verdicts(foreign)
         material = self._lessons(own, foreign, verdicts).about(about)
@@ -150,7 +151,7 @@ class PrivateLearner(Learner):
         public = self.learn_publicly(material, seed, half(step, 0))
         lessons = self._lessons(own, foreign, self.weigh(foreign, standing)).about(about)
         settings = self._distil_settings()
-        taught = self._taught_at_home(classifier, public, lessons, settings, seed, half(step, 1))
+        taught = self._taught_at_home(classifier, public, lessons, settings, seed, half(step, 1), beside=beside)
         return replace(taught, verdicts=verdicts, public=public)
 
     def fit_generator(

@@ -35,6 +35,10 @@ class Skills:
     public: nn.Module | None = None
     expert: nn.Module | None = None
 
+    def beside(self, *, refines: bool) -> nn.Module:
+        """Who will be asked at home together with what the next distillation makes of the classifier."""
+        return (self.expert or self.classifier) if refines else self.classifier_before
+
     def at_home(
         self, images: Images, space: Space, *, prior: NDArray[np.float64], held_out: Dataset | None
     ) -> NDArray[np.float32]:

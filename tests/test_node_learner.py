@@ -13,6 +13,7 @@ from meshlore.node.learner import MORE_PRIVATE, Learner
 from meshlore.node.library import Entry
 from meshlore.node.private_learner import PrivateLearner
 from meshlore.node.settings import Learning
+from meshlore.node.skills import Skills
 from meshlore.node.taught import Taught
 from village import SPACE, digits
 
@@ -57,8 +58,7 @@ def test_what_is_worse_at_home_is_tried_once_more_with_more_private_data(
     assert (outcome.classifier is before) is not taught
 
 
-@pytest.mark.parametrize("refines", [True, False])
-def test_a_refinement_is_judged_beside_the_expert_that_it_leaves(monkeypatch, lesson, refines):
+def test_a_student_is_judged_beside_whom_the_device_asks_at_home_as_well(monkeypatch, lesson):
     asked = []
 
     def watched(known, student, *_, beside):
@@ -67,9 +67,17 @@ def test_a_refinement_is_judged_beside_the_expert_that_it_leaves(monkeypatch, le
 
     monkeypatch.setattr(subject, "keep_better", watched)
     node = Learner(SPACE, "node", "", digits("01"), QUICK, 0)
-    before = node.train(lambda _: None)
-    node.distil(before, None, [lesson], {}, turn=0, step=lambda _: None, refines=refines)
-    assert asked == [before if refines else None]
+    alone = node.train(lambda _: None)
+    first = node.distil(alone, None, [lesson], {}, turn=0, step=lambda _: None, beside=alone).classifier
+    node.distil(first, None, [lesson], {}, turn=1, step=lambda _: None)
+    assert asked == [alone, None]
+
+
+def test_beside_a_refinement_stays_the_expert_and_beside_a_new_lesson_the_untaught_one():
+    untaught, taught, expert = (Learner(SPACE, "node", "", None, QUICK, seed).fresh() for seed in range(3))
+    assert Skills(taught, untaught).beside(refines=False) is untaught
+    assert Skills(taught, untaught).beside(refines=True) is taught
+    assert Skills(taught, untaught, expert=expert).beside(refines=True) is expert
 
 
 def test_the_same_packets_are_weighed_once_until_the_private_data_change(monkeypatch, lesson):
