@@ -32,6 +32,7 @@ FAR = 1.6  # times where most lie: nothing that a class holds lies farther out
 SECONDS = 0.5  # how much a witness must speak for a cell to have it as its second
 AGREES = 0.25, 0.55  # shares of a cell's samples that fit, for -1 and for +1
 COHERES = 0.55, 0.75  # the same among the author's own cells, for -1 and for 0: honest ones .86 and more
+ENOUGH = 8  # samples of a cell: the mean of fewer hangs on each of them
 INSIDE = 0.1, 0.25  # shares of a cell inside another label's core, for 0 and for -1
 ALIKE = 0.08, 0.16  # of the core: between two class means, for -1 and for 0; pullovers and shirts .16, digits .8
 CLOSE_PAIRS = 0.05  # share of an honest author's pairs of classes that are as close: from here it says nothing
@@ -114,7 +115,7 @@ def testify(authors: Mapping[str, Cloud], home: Cloud | None, reach: Reach) -> C
     for place in range(0 if home is None else 1, len(names)):
         columns = torch.where(owner == place)[0]
         if len(columns) > 1:
-            says[columns, place] = _coherence(columns, away, cell_of, label, reach)[columns]
+            says[columns, place] = _coherence(columns, away, cell_of, label, count, reach)[columns]
     says *= (count / FEWEST).clamp(max=1.0)[:, None]
     copied_from, renamed = _copies(points, cell_of, owner, label, 0 if home is None else 1, reach)
     return Cells(
@@ -201,9 +202,15 @@ def _about_shown(columns: Tensor, away: Tensor, cell_of: Tensor, label: Tensor, 
     return torch.where(odd, speaks_for.clamp(min=-STRANGE), speaks_for)
 
 
-def _coherence(columns: Tensor, away: Tensor, cell_of: Tensor, label: Tensor, reach: Reach) -> Tensor:
-    """What an author's cells say against each other, float32 (m,), 0 and below."""
+def _coherence(columns: Tensor, away: Tensor, cell_of: Tensor, label: Tensor, count: Tensor, reach: Reach) -> Tensor:
+    """What an author's cells say against each other, float32 (m,), 0 and below.
+
+    Each sample is held against its cell without it: noise that is wide enough lies nearest to the mean that it is in.
+    """
     own, other = _own_and_other(columns, away, cell_of, label)
+    n = count[cell_of].float()
+    without = (own + reach.core / n) * (n / (n - 1)).square() - reach.core / (n - 1)
+    own = torch.where(n >= ENOUGH, without, own)
     fits = other > own - CLEARLY * reach.core
     return _ramp(_share(fits, cell_of, len(label)), COHERES) - 1
 

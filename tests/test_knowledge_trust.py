@@ -284,6 +284,17 @@ def test_what_another_one_shows_under_another_label_and_looks_more_alike_is_not_
     assert about_b == pytest.approx([1.0, 0.0], abs=0.1)
 
 
+@pytest.mark.parametrize(("count", "found"), [(26, True), (5, False)])
+def test_wide_noise_under_two_labels_contradicts_itself_where_it_is_enough_to_tell(count: int, found: bool):
+    """Every point of it lies nearest to the mean that it is part of."""
+    noise = cloud(coat=4 * around(0.0, count=count), boot=4 * around(0.0, count=count, seed=4))
+    honest = cloud(coat=around(0.0, seed=5), boot=around(9, 9, seed=6))
+    heard = testimony.testify({"a": noise, "b": honest}, None, Reach(40.0, 60.0))
+    itself = heard.says[[0, 1, 2, 3], [0, 0, 1, 1]]
+    assert (itself[:2] <= -trust.DECIDED).all() == found
+    assert (itself[2:] == 0).all()
+
+
 def under_privacy(packet: SamplePacket, label: int, images: np.ndarray) -> SamplePacket:
     """A packet under differential privacy whose samples of one class are ``images``."""
     others = packet.labels != label
