@@ -37,11 +37,13 @@ class Cloud:
     """One author's samples as points: float32 (n, d), int64 (n,).
 
     ``drowned``: labels whose mean, by the author's own account, is mostly noise; it says little about others.
+    ``blurred``: under differential privacy, so that all its means are a little off.
     """
 
     points: Tensor
     labels: Tensor
     drowned: frozenset[int] = frozenset()
+    blurred: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,9 @@ def clouds(private: Dataset | None, packets: Packets, space: Space, seed: int) -
     directions, _ = principal_components(features - features.mean(dim=0), DIMENSIONS)
     points = (features - features.mean(dim=0)) @ directions
     split = torch.split(points, [len(entry[2]) for entry in thinned])
+    under_privacy = {author for author, packet in packets.values() if packet.epsilon is not None}
     found = {
-        entry[0]: Cloud(part, torch.from_numpy(entry[2]).long(), _drowned(entry[0], packets))
+        entry[0]: Cloud(part, torch.from_numpy(entry[2]).long(), _drowned(entry[0], packets), entry[0] in under_privacy)
         for entry, part in zip(thinned, split, strict=True)
     }
     whiten = _whitening(list(found.values()))

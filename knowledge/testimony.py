@@ -27,6 +27,8 @@ HOME = ""
 
 CLEARLY = 0.2  # of the core: by so much nearer must another label be to speak against
 LIKE = 0.2, 0.4  # of the core: between two means of one class, for +1 and for 0; honest ones .2 at most, lies from .6
+UNLIKE = 0.6, 1.0  # of the core: the same, for no hint and for a full one; honest ones .5 at most, a blur .9
+HINT = 0.2  # what such a hint is worth, shared by all cells of the author: it decides a draw, and is no dispute
 LESS_LIKE = 0.05, 0.1  # of the core: by so much nearer is what another one shows under another label; honest ones .02
 FAR = 1.6  # times where most lie: nothing that a class holds lies farther out
 SECONDS = 0.5  # how much a witness must speak for a cell to have it as its second
@@ -90,6 +92,9 @@ def testify(authors: Mapping[str, Cloud], home: Cloud | None, reach: Reach) -> C
     for place, cloud in enumerate(everybody.values()):
         believed &= (owner != place) | ~_among(label, cloud.drowned)
     rival = _rival(apart, owner, label, believed)
+    blurred = torch.tensor([cloud.blurred for cloud in everybody.values()])
+    sure = (count >= ENOUGH) & ~blurred[owner]
+    hint = HINT * sure / torch.bincount(owner)[owner]
     says = torch.zeros(len(owner), len(names))
     shows = torch.zeros(len(owner), len(names), dtype=torch.bool)
     nearest = torch.full((len(owner), len(names)), -1)
@@ -100,7 +105,8 @@ def testify(authors: Mapping[str, Cloud], home: Cloud | None, reach: Reach) -> C
             own = torch.where(same, apart[:, columns], torch.inf).min(dim=1).values
             # who knows few classes finds that anything looks more like one of them than like the rest
             like = 1 - torch.maximum(_ramp(own / reach.core, LIKE), _ramp((own - rival) / reach.core, LESS_LIKE))
-            says[:, witness] = torch.minimum(_about_shown(columns, away, cell_of, label, reach), like)
+            unlike = _ramp(own / reach.core, UNLIKE) * torch.isin(label, label[columns[sure[columns]]])
+            says[:, witness] = torch.minimum(_about_shown(columns, away, cell_of, label, reach), like - hint * unlike)
             shows[:, witness] = same.any(dim=1)
             nearest[:, witness] = columns[apart[:, columns].argmin(dim=1)]
     seconds = _seconds((says > SECONDS) & shows, owner, label, count)

@@ -265,15 +265,24 @@ def test_few_samples_that_mislead_accuse_nobody_whom_more_of_their_kind_do_not()
     assert heard.says[(heard.owner == 0) & (heard.label == 0), 1] > -0.3
 
 
-@pytest.mark.parametrize(("away", "says"), [(0.0, 1.0), (4.5, 0.0)])
-def test_what_looks_less_like_all_that_a_witness_knows_besides_is_not_confirmed_by_that(away: float, says: float):
+@pytest.mark.parametrize(
+    ("away", "count", "blurred", "says"),
+    [
+        (0.0, 50, False, 1.0),
+        (4.5, 50, False, 0.0),
+        (6.6, 50, False, -testimony.HINT / 2),
+        (6.6, 5, False, 0.0),
+        (6.6, 50, True, 0.0),
+    ],
+)
+def test_what_looks_less_like_all_that_a_witness_knows_besides_is_not_confirmed_by_that(
+    away: float, count: int, blurred: bool, says: float
+):
     """Who knows coats and boots alone finds that a dress looks more like a coat than like a boot."""
-    shown = {
-        "a": cloud(coat=around(0.0), boot=around(9, 9, seed=4)),
-        "b": cloud(coat=around(away, seed=5), shirt=around(0, 9, seed=6)),
-    }
+    odd = cloud(coat=around(away, count=count, seed=5), shirt=around(0, 9, seed=6))
+    shown = {"a": cloud(coat=around(0.0), boot=around(9, 9, seed=4)), "b": replace(odd, blurred=blurred)}
     heard = testimony.testify(shown, None, Reach(40.0, 60.0))
-    assert heard.says[(heard.owner == 1) & (heard.label == 0), 0] == pytest.approx(says, abs=0.1)
+    assert heard.says[(heard.owner == 1) & (heard.label == 0), 0] == pytest.approx(says, abs=0.03)
 
 
 def test_what_another_one_shows_under_another_label_and_looks_more_alike_is_not_confirmed():
@@ -282,6 +291,22 @@ def test_what_another_one_shows_under_another_label_and_looks_more_alike_is_not_
     shirts = {"c": cloud(shirt=around(2.0, seed=6))}
     about_b = [testimony.testify(shown, None, Reach(40.0, 60.0)).says[1, 0] for shown in (coats, coats | shirts)]
     assert about_b == pytest.approx([1.0, 0.0], abs=0.1)
+
+
+@pytest.mark.parametrize(("coats_of_eve", "refuted"), [(6.6, {0, 1}), (4.5, set())])
+def test_a_draw_goes_against_whom_others_find_unlike_themselves(coats_of_eve: float, refuted: set[int]):
+    """Cem has boots, and Eve the same under the name of shirts; Ada and Ben know neither, but her coats are odd."""
+    shown = {
+        "ada": cloud(coat=around(0.0)),
+        "ben": cloud(coat=around(0.0, seed=4)),
+        "cem": cloud(boot=around(9, 9, seed=5), shirt=around(0, 9, seed=6)),
+        "eve": cloud(coat=around(coats_of_eve, seed=7), shirt=around(9, 9, seed=8)),
+    }
+    verdicts = trust._judge(testimony.testify(shown, None, Reach(40.0, 60.0)), {})
+    assert {name: verdict.refuted for name, verdict in verdicts.items()} == {
+        **dict.fromkeys(["ada", "ben", "cem"], frozenset()),
+        "eve": refuted,
+    }
 
 
 @pytest.mark.parametrize(("count", "found"), [(26, True), (5, False)])
