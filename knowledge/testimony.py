@@ -2,11 +2,11 @@
 
 A *cell* is what one author shows under one label; a *witness* is an author (or the node's own private data) with
 cells of its own. A witness that shows the label speaks for a cell whose samples look more like that label than like
-any other of its labels, as far as they look just like its own, and else against it. A witness that does not show
-the label speaks only against: when the cell looks just like another label of its own. How telling that is depends
-on the space: where honest authors have classes as close to each other as that (pullovers and coats), it says
-little. Few samples mislead: an accusation is heard as far as others bear it out, both those whose samples the
-witness confirms and those that the accused does.
+any other of its labels, as far as they look just like its own, and else against it; that they look quite unlike its
+own is a hint against their author. A witness that does not show the label speaks only against: when the cell looks
+just like another label of its own. How telling that is depends on the space: where honest authors have classes as
+close to each other as that (pullovers and coats), it says little. Few samples mislead: an accusation is heard as far
+as others bear it out, both those whose samples the witness confirms and those that the accused does.
 """
 
 from __future__ import annotations
