@@ -177,7 +177,7 @@ def _verdict(
         # many who half agree prove nothing: of a mixture of classes some samples fit whatever it is called
         stands = (net >= DECIDED) & (heard.max(axis=1, initial=0.0) >= CERTAIN) & ~copied
         why = ""
-    size = np.minimum(cells.count[mine], 64).astype(np.float64)
+    size = cells.count[mine].astype(np.float64)
     share = float((size * stands).sum() / size.sum())
     if copied.any() and not stands.any():
         source = cells.authors[int(np.bincount(cells.copied_from[mine][copied]).argmax())]
