@@ -23,7 +23,6 @@ from meshlore.knowledge.trust import Verdict
 from meshlore.node.learner import Learner
 from meshlore.node.library import Entry
 from meshlore.node.settings import Learning
-from meshlore.node.skills import Skills
 from torch import nn
 
 from .attacks import Backdoor
@@ -180,7 +179,7 @@ def _distilled(
     ground: Ground, place: int, samples: Mapping[int, Entry], answers: Mapping[int, Entry], turn: int, now: nn.Module
 ) -> _Student:
     foreign = [entry for known in (samples, answers) for author, entry in known.items() if author != place]
-    beside = Skills(now, ground.classifiers[place]).beside(refines=bool(answers))
+    beside = now if answers else None
     taught = ground.learners[place].distil(
         now, samples.get(place), foreign, {}, turn=turn, step=no_step, refines=bool(answers), beside=beside
     )

@@ -61,11 +61,12 @@ def keep_better(
     """Compare two models on the hold-out; see `decide`.
 
     Args:
-        beside: one that is asked at home together with ``after``, each with half of the vote.
+        beside: one that is asked at home together with the other two, with as much of the vote; None: nobody.
     """
     old, new = (logits(model, holdout.images, holdout.space) for model in (before, after))
     if beside is not None:
-        new = pooled([new, logits(beside, holdout.images, holdout.space)], [0.5, 0.5], prior)
+        third = logits(beside, holdout.images, holdout.space)
+        old, new = (pooled([said, third], [0.5, 0.5], prior) for said in (old, new))
     return decide(with_prior(old, prior), with_prior(new, prior), holdout.labels)
 
 

@@ -234,7 +234,7 @@ class Cycle:
                 step=step,
                 about=self._about(),
                 refines=action.refines,
-                beside=current.beside(refines=action.refines),
+                beside=current.expert_of_next if action.refines else None,
             ),
         )
         self.trust = dict(taught.verdicts)
@@ -253,7 +253,7 @@ class Cycle:
                 "taught_by": tuple(sorted(action.packets)),
                 "learned_from": self._learned_from(before, learned),
                 "refined": _refined(journal, action),
-                "heard": _answering(chosen),
+                "heard": _heard(journal, action, chosen),
                 "logits_due": self._learner.has_news(taught, first=first, refines=action.refines),
                 "standing": _standing(journal.standing, fresh, kept=taught.kept),
                 "trust": {author: float(verdict.weight) for author, verdict in taught.verdicts.items()},
@@ -309,7 +309,7 @@ class Cycle:
         fresh = {e.author for e in self._foreign() if e.name in action.packets - set(known)}
         changes: dict[str, Any] = {"standing": _standing(journal.standing, fresh, kept=False)}
         if isinstance(action, Distil):
-            heard = _answering(self._foreign(action.packets))
+            heard = _heard(journal, action, self._foreign(action.packets))
             changes |= {"taught_by": names, "refined": _refined(journal, action), "heard": heard}
             if not action.anew or skills is None:
                 return Outcome(changes=changes)
@@ -358,7 +358,7 @@ def _skills_after(current: Skills, taught: Taught, *, refines: bool) -> Skills |
         return None
     expert = current.expert
     if taught.kept:
-        expert = current.beside(refines=True) if refines else None
+        expert = current.expert_of_next if refines else None
     return replace(current, classifier=taught.classifier, expert=expert, public=taught.public or current.public)
 
 
@@ -370,9 +370,12 @@ def _refined(journal: Journal, action: Distil) -> int:
     return journal.refined + 1 if action.refines else 0
 
 
-def _answering(entries: Iterable[Entry]) -> tuple[str, ...]:
-    """Authors of answers."""
-    return tuple(sorted({entry.author for entry in entries if isinstance(entry.packet, LogitPacket)}))
+def _heard(journal: Journal, action: Distil, entries: Iterable[Entry]) -> tuple[str, ...]:
+    """Authors of answers that were new in a lesson of new samples or in the refinements since."""
+    known = set() if action.anew else set(journal.taught_by)
+    answers = (entry for entry in entries if isinstance(entry.packet, LogitPacket))
+    fresh = {entry.author for entry in answers if entry.name in action.packets - known}
+    return tuple(sorted(fresh.union(journal.heard if action.refines else ())))
 
 
 def _standing(standing: Mapping[str, float], fresh: set[str], *, kept: bool) -> dict[str, float]:

@@ -233,7 +233,8 @@ class Learner:
             turn: how many distillations there were; makes each differ.
             about: the classes to learn about, None: all.
             refines: others hear no answers that come of it.
-            beside: who is asked at home together with the outcome (`Skills.beside`); None: nobody.
+            beside: whom the device asks at home together with a refinement (`Skills.expert_of_next`); None: nobody, and
+                what others hear is no worse by itself.
         """
         verdicts = self.weigh(foreign, standing)
         lessons = self._lessons(own, foreign, verdicts, self._own_answers(classifier, own, foreign)).about(about)
@@ -256,8 +257,10 @@ class Learner:
         *,
         beside: nn.Module | None = None,
     ) -> Taught:
-        """A student of lessons and private data that begins as ``start``, if the device, which asks ``beside`` as well,
-        is no worse at home with it than with ``known``."""
+        """A student of lessons and private data that begins as ``start``, if it is no worse at home than ``known``.
+
+        Each of the two is asked together with ``beside``.
+        """
         student = self._distil(start, self._train, lessons, settings=settings, seed=seed, step=step)
         if self.held_out is None or not len(self.held_out):
             return Taught(student, True, "no private hold-out to judge by")

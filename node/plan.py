@@ -48,7 +48,7 @@ class Situation:
         samples, logits: names of the usable packets of others that are here.
         taught_by: names of the packets that were in the last distillation.
         refined: distillations since the last one that brought new samples.
-        unheard: a live neighbour's answers are here, and none of its answers was in the last distillation.
+        unheard: a live neighbour's answers are here that were not, when new samples were learned, nor any of its since.
         logits_due: others have not heard its answers since what it last learned.
         generator_taught_by: names of the sample packets behind the generator, None: no generator yet.
         to_unlearn, generator_to_unlearn: authors that were learned from and may teach no more.
@@ -128,7 +128,7 @@ class TrainGenerator:
 
 @dataclass(frozen=True)
 class Wait:
-    """Nothing to do until something changes; ``settled`` when nothing is expected either.
+    """Nothing to do until something changes; ``settled`` when nothing is waited for either.
 
     Attributes:
         at_most_s: look again after this many seconds, None: only on news.

@@ -35,9 +35,10 @@ class Skills:
     public: nn.Module | None = None
     expert: nn.Module | None = None
 
-    def beside(self, *, refines: bool) -> nn.Module:
-        """Who will be asked at home together with what the next distillation makes of the classifier."""
-        return (self.expert or self.classifier) if refines else self.classifier_before
+    @property
+    def expert_of_next(self) -> nn.Module:
+        """Who will be asked at home beside what the next refinement makes of the classifier."""
+        return self.expert or self.classifier
 
     def at_home(
         self, images: Images, space: Space, *, prior: NDArray[np.float64], held_out: Dataset | None

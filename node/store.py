@@ -53,7 +53,7 @@ class Journal:
             before the mesh taught them.
         published: name of the node's own sample packet.
         taught_by, refined, logits_due, generator_taught_by: see `meshlore.node.plan.Situation`.
-        heard: authors whose answers were in the last distillation.
+        heard: authors of answers that were new in the last lesson of new samples, or in the refinements since.
         learned_from, generator_learned_from: authors of whom the models bear something by now.
         classify, generate: measured quality per class, in percent, one byte each (`Competence`).
         trust: weight 0..1 of each author in the last weighing.

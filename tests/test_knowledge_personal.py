@@ -78,6 +78,13 @@ def test_who_forgot_home_stays_beside_one_that_did_not_and_is_surer(beside, kept
     assert decision.kept is kept
 
 
+@pytest.mark.parametrize(("beside", "kept"), [(None, True), (Says(3.0, 0.0, 0.0), False)])
+def test_who_was_outvoted_at_home_is_not_replaced_by_one_that_is_not(beside, kept):
+    """Both students say ``b`` for ``a``, the newer one more surely."""
+    home = Dataset(SPACE, np.zeros((10, 1, 8, 8), np.uint8), np.zeros(10, np.int64))
+    assert keep_better(Says(*FOR_B), Says(0.0, 4.0, 0.0), home, A_AND_B, beside=beside).kept is kept
+
+
 @given(LOGITS, LOGITS, st.floats(0.01, 0.99), arrays(np.float64, 3, elements=st.floats(0, 1)))
 def test_the_pool_is_a_distribution_between_all_posteriors(first, second, share, prior):
     pool = np.exp(with_prior(pooled([first, second], [share, 1 - share], prior), prior))

@@ -58,7 +58,7 @@ def test_what_is_worse_at_home_is_tried_once_more_with_more_private_data(
     assert (outcome.classifier is before) is not taught
 
 
-def test_a_student_is_judged_beside_whom_the_device_asks_at_home_as_well(monkeypatch, lesson):
+def test_a_refinement_is_judged_beside_whom_the_device_asks_at_home_as_well(monkeypatch, lesson):
     asked = []
 
     def watched(known, student, *_, beside):
@@ -68,16 +68,15 @@ def test_a_student_is_judged_beside_whom_the_device_asks_at_home_as_well(monkeyp
     monkeypatch.setattr(subject, "keep_better", watched)
     node = Learner(SPACE, "node", "", digits("01"), QUICK, 0)
     alone = node.train(lambda _: None)
-    first = node.distil(alone, None, [lesson], {}, turn=0, step=lambda _: None, beside=alone).classifier
-    node.distil(first, None, [lesson], {}, turn=1, step=lambda _: None)
-    assert asked == [alone, None]
+    first = node.distil(alone, None, [lesson], {}, turn=0, step=lambda _: None).classifier
+    node.distil(first, None, [lesson], {}, turn=1, step=lambda _: None, refines=True, beside=first)
+    assert asked == [None, first]
 
 
-def test_beside_a_refinement_stays_the_expert_and_beside_a_new_lesson_the_untaught_one():
+def test_the_expert_is_the_classifier_before_any_refinement():
     untaught, taught, expert = (Learner(SPACE, "node", "", None, QUICK, seed).fresh() for seed in range(3))
-    assert Skills(taught, untaught).beside(refines=False) is untaught
-    assert Skills(taught, untaught).beside(refines=True) is taught
-    assert Skills(taught, untaught, expert=expert).beside(refines=True) is expert
+    assert Skills(taught, untaught).expert_of_next is taught
+    assert Skills(taught, untaught, expert=expert).expert_of_next is expert
 
 
 def test_the_same_packets_are_weighed_once_until_the_private_data_change(monkeypatch, lesson):
