@@ -220,8 +220,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.knowledge", description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("--quick", action="store_true", help="a few minutes: digits, 5 nodes, one seed, the main methods")
-    named = (*knowledge_cells.DATASETS, *knowledge_cells.TABLES)
-    add("--dataset", action="append", choices=named, help="may be given several times; tables only when named")
+    named = (*knowledge_cells.DATASETS, *knowledge_cells.NAMED)
+    add("--dataset", action="append", choices=named, help="may be given several times; the last three only when named")
     add("--partition", action="append", help=f"{', '.join(knowledge_cells.PARTITIONS)}; may be given several times")
     add("--nodes", action="append", type=int, help="may be given several times")
     add("--seed", action="append", type=int, help="may be given several times")

@@ -17,17 +17,34 @@ from meshlore.knowledge.sources import load
 from numpy.typing import NDArray
 
 from .baselines.problem import Problem
+from .colours import colour_digits
 
 Split = Literal["test", "validation"]
 
 DATASETS = ("digits", "fashion-mnist-5000", "fashion-mnist")
 TABLES = ("breast-cancer", "wine")
+NAMED = ("colour-digits", *TABLES)
 """Small ones beside the matrix, run when they are named."""
+COLOUR_DIGITS_PX = 16
 PARTITIONS = ("dirichlet-0.1", "dirichlet-0.5", "two-classes", "iid")
 NODES = (5, 10, 20)
 SEEDS = (0, 1, 2)
-VALIDATION = {"digits": 250, "fashion-mnist-5000": 1000, "fashion-mnist": 5000, "breast-cancer": 120, "wine": 40}
-PUBLIC = {"digits": 250, "fashion-mnist-5000": 2500, "fashion-mnist": 5000, "breast-cancer": 80, "wine": 25}
+VALIDATION = {
+    "digits": 250,
+    "fashion-mnist-5000": 1000,
+    "fashion-mnist": 5000,
+    "colour-digits": 250,
+    "breast-cancer": 120,
+    "wine": 40,
+}
+PUBLIC = {
+    "digits": 250,
+    "fashion-mnist-5000": 2500,
+    "fashion-mnist": 5000,
+    "colour-digits": 250,
+    "breast-cancer": 80,
+    "wine": 25,
+}
 """Unlabelled samples for FedDF, held apart from all clients; but for the 5,000 of Fashion they come out of the
 training set, so that FedDF's clients have that many fewer."""
 
@@ -76,10 +93,14 @@ def load_split(dataset: str, seed: int, split: Split) -> tuple[Dataset, Dataset,
     Raises:
         DataError: Fashion-MNIST is not installed; the error says how to.
     """
-    if dataset not in (*DATASETS, *TABLES):
-        raise ConfigError(f"no data set {dataset!r}", f"one of {', '.join((*DATASETS, *TABLES))}")
-    name = dataset.removesuffix("-5000")
-    train, test = load(name).dataset, load(f"{name}:test").dataset
+    if dataset not in (*DATASETS, *NAMED):
+        raise ConfigError(f"no data set {dataset!r}", f"one of {', '.join((*DATASETS, *NAMED))}")
+    if dataset == "colour-digits":
+        train = colour_digits(COLOUR_DIGITS_PX)
+        test = colour_digits(COLOUR_DIGITS_PX, "digits:test", seed=1)
+    else:
+        name = dataset.removesuffix("-5000")
+        train, test = load(name).dataset, load(f"{name}:test").dataset
     if split == "validation":
         train, test = train.tuning_split(VALIDATION[dataset])
     spare = train.subset(np.arange(0))

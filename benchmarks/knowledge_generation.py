@@ -34,7 +34,7 @@ from .knowledge_cells import Cell, load_split, problem_of
 from .knowledge_methods import SETTLE_S, members_of
 
 ANCHOR_MODEL = "cnn-large"
-ORACLE, ORACLE_STEPS = "cnn-large", {"digits": 1500, "fashion-mnist": 6000}
+ORACLE, ORACLE_STEPS = "cnn-large", {"digits": 1500, "colour-digits": 1500, "fashion-mnist": 6000}
 DRAWN_PER_CLASS = 100
 STUDENT_STEPS = 600
 MOST_REAL = 5000

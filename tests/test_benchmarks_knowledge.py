@@ -230,6 +230,14 @@ def test_tables_have_models_of_their_own_and_no_methods_that_draw_pictures():
             METHODS[method](replace(table, method=method), no_step)
 
 
+def test_colour_digits_are_the_digits_with_three_channels():
+    grey, colour = (problem_of(replace(CELL, dataset=name, method="local")) for name in ("digits", "colour-digits"))
+    assert colour.space.shape == (3, 16, 16)
+    assert [len(client) for client in colour.clients] == [len(client) for client in grey.clients]
+    assert np.array_equal(colour.test.labels, grey.test.labels)
+    assert not np.array_equal(colour.clients[0].images[:8], colour.test.images[:8])
+
+
 def test_what_was_measured_again_counts(tmp_path):
     path = tmp_path / "results.jsonl"
     knowledge_results.append(path, CELL, {"global": [0.1]}, {})

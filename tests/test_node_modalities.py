@@ -5,7 +5,6 @@ import time
 import numpy as np
 import pytest
 import village as villages
-from colours import colour_digits
 from meshlore.knowledge.data import Dataset
 from meshlore.knowledge.partition import partition_dirichlet
 from meshlore.knowledge.samples import presented
@@ -16,6 +15,8 @@ from meshlore.node.tasks import Classify, Evaluate, Generate
 from meshlore.security.identity import Identity
 from meshlore.security.membership import Credentials, Keyring, MeshRoot
 from village import Village, settled, submit
+
+from benchmarks.colours import colour_digits
 
 NAMES = ("ann", "ben", "cid")
 

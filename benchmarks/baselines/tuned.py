@@ -19,6 +19,7 @@ from .feddf import FedDFSettings
 _DIGITS = AveragingSettings(rounds=80, local_epochs=5, learning_rate=0.1)
 FEDAVG: Mapping[str, AveragingSettings] = {
     "digits": _DIGITS,
+    "colour-digits": _DIGITS,
     "breast-cancer": _DIGITS,
     "wine": _DIGITS,
     "fashion-mnist-5000": AveragingSettings(rounds=60, local_epochs=5, learning_rate=0.1),
@@ -28,10 +29,11 @@ FEDPROX: Mapping[str, AveragingSettings] = {name: replace(settings, proximal=0.0
 FEDDF: Mapping[str, FedDFSettings] = {
     name: FedDFSettings(replace(settings, rounds=20)) for name, settings in FEDAVG.items()
 }
-DENSE: Mapping[str, DataFreeSettings] = dict.fromkeys(DATASETS, datafree.DENSE)
-CO_BOOSTING: Mapping[str, DataFreeSettings] = dict.fromkeys(DATASETS, datafree.CO_BOOSTING)
+DENSE: Mapping[str, DataFreeSettings] = dict.fromkeys((*DATASETS, "colour-digits"), datafree.DENSE)
+CO_BOOSTING: Mapping[str, DataFreeSettings] = dict.fromkeys((*DATASETS, "colour-digits"), datafree.CO_BOOSTING)
 POOLED_STEPS: Mapping[str, int] = {
     "digits": 600,
+    "colour-digits": 600,
     "breast-cancer": 600,
     "wine": 600,
     "fashion-mnist-5000": 1500,

@@ -1,4 +1,4 @@
-"""Colour digits for tests: real digits, enlarged, tinted without regard to their class, on textured ground."""
+"""Colour digits: real ones, enlarged, tinted without regard to their class, on textured ground."""
 
 from __future__ import annotations
 
