@@ -28,7 +28,8 @@ DIMENSIONS = 40
 PER_CLASS = 128  # samples of one author and class that are looked at; with 64 of 100 it hung on which these were
 FEWEST = 4  # samples from which a class mean is believed
 AT_ONCE = 500  # images whose features are computed together: 32 channels of 20,000 would take half a gigabyte
-FAINTEST = 0.02  # standard deviation of pixels in -1..1: what has less contrast has nothing to bring out
+FAINTEST = 0.01  # standard deviation of light in 0..1: what has less contrast has nothing to bring out
+DIMMEST = 0.1  # mean light of a channel in 0..1: what has less is not made up for
 CLEAR = 0.5  # of the samples of its fullest class; under differential privacy fewer of a class means mostly noise
 
 
@@ -141,7 +142,11 @@ def _features(images: Tensor, seed: int) -> Tensor:
 
 def _looks_of(images: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Coarse pixels, and random convolutions of finer ones, float32 (n, d) each."""
-    # cameras differ in brightness and contrast, and that is no lie
+    # cameras differ in the balance of colours (taken for grey on average: Buchsbaum, 1980), in brightness and contrast,
+    # and that is no lie
+    light = (images + 1) / 2
+    channels = light.mean(dim=(2, 3), keepdim=True).clamp(min=DIMMEST)
+    images = light * (channels.mean(dim=1, keepdim=True) / channels)
     spread = images.std(dim=(1, 2, 3), keepdim=True).clamp(min=FAINTEST)
     images = (images - images.mean(dim=(1, 2, 3), keepdim=True)) / spread
     coarse = F.adaptive_avg_pool2d(images, (min(images.shape[-2], 8), min(images.shape[-1], 8)))

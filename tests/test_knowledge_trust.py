@@ -19,6 +19,8 @@ from meshlore.knowledge.rollback import decide, hold_out
 from meshlore.knowledge.sources import load
 from meshlore.knowledge.trust import Packets, Verdict, weigh
 
+from benchmarks.colours import one_ink_digits
+
 torch.set_num_threads(1)  # as the compute lane does; more threads are slower on images this small
 
 SETTINGS = CondenseSettings(iterations=8, size_limit_bytes=8000)
@@ -235,6 +237,19 @@ def test_whose_pictures_are_brighter_and_of_less_contrast_is_no_liar() -> None:
     pale = [replace(packet, images=np.round(packet.images * 0.6 + 4).astype(np.uint8)) for packet in packets]
     shown = {name(place): (str(place), (packets, pale)[place % 2][place]) for place in (1, 2, 3)}
     verdicts = weigh(parts[0], shown, [], parts[0].space, seed=0)
+    assert all(verdict.weight == 1.0 and not verdict.refuted for verdict in verdicts.values())
+
+
+def test_whose_camera_balances_colours_otherwise_is_no_liar() -> None:
+    digits = one_ink_digits(8)
+    warm, cold = (np.array(gains)[:, None, None] for gains in ((1.2, 1.0, 0.8), (0.8, 1.0, 1.2)))
+    parts = []
+    for place, part in enumerate(partition_dirichlet(digits.labels, 4, 10.0, 0)):
+        images = np.clip(np.round(digits.images[part] * (warm, cold)[place % 2]), 0, 255).astype(np.uint8)
+        parts.append(Dataset(digits.space, images, digits.labels[part]))
+    packets = [SamplePacket(part.space.id, "real", part.images, part.labels, None, part.counts()) for part in parts]
+    shown = {name(place): (str(place), packets[place]) for place in (1, 2, 3)}
+    verdicts = weigh(parts[0], shown, [], digits.space, seed=0)
     assert all(verdict.weight == 1.0 and not verdict.refuted for verdict in verdicts.values())
 
 
