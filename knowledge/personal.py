@@ -3,8 +3,8 @@
 A device says of them what it said before it heard of anybody, unless it is shown to do better with two others: the
 classifier that the mesh taught, which knows every class, and what that was before it learned from the answers of
 others, which knows the own ones better (`Skills.expert`). Shown it is by the samples that were held out of all
-training: with half of the vote for the others, more of these must be won than lost, by a standard error at least (see
-`rollback`). It is taken for granted where they cannot tell, as they lack a class that is at home.
+training: with half of the vote for the others, more of these must be won than lost, by a standard error at least. It
+is taken for granted where they cannot tell, as they lack a class that is at home.
 
 The vote is the mean of the posteriors (a linear opinion pool: Genest & Zidek, 1986), each with the class mix at home
 in it: a classifier of two classes would otherwise vote for the eight others wherever it is in doubt.
@@ -12,6 +12,7 @@ in it: a classifier of two classes would otherwise vote for the eight others whe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,7 +22,7 @@ from torch import nn
 from .data import Dataset, Images
 from .metrics import pooled, with_prior
 from .models import logits
-from .rollback import decide, standard_error
+from .rollback import decide
 from .space import Space
 
 UNTAUGHT = 0.5  # what the classifier of the private data alone has of the vote
@@ -70,4 +71,4 @@ def _help(
     before, after = (with_prior(answers, prior[: answers.shape[1]]) for answers in (alone, _vote(alone, said, prior)))
     decision = decide(before, after, held_out.labels)
     won, lost = decision.won, decision.lost
-    return won > lost and won - lost >= standard_error(won, lost)
+    return won > lost and won - lost >= math.sqrt(won + lost)

@@ -2,7 +2,7 @@
 
 A small stratified part of the private data is never trained on. After a distillation the old and the new
 model answer it, each with the node's own class mix taken into account, and the two are compared image by
-image (the sign test behind McNemar's): only the images on which exactly one of them is right say
+image (the exact sign test behind McNemar's): only the images on which exactly one of them is right say
 anything, and a surplus of losses larger than chance would give rolls the new model back.
 """
 
@@ -21,6 +21,7 @@ from .models import logits
 
 FRACTION = 0.12
 MOST = 120
+CHANCE = 0.1  # so likely may be as many losses or more from a model that is as good: two, or three, say nothing
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,6 @@ def hold_out(data: Dataset, *, seed: int) -> tuple[Dataset, Dataset]:
     """
     fraction = min(FRACTION, MOST / max(1, len(data)))
     return data.split(fraction, seed)
-
-
-def standard_error(won: int, lost: int) -> float:
-    """Of ``won`` less ``lost``, if a sample on which exactly one is right is as likely to be won as lost."""
-    return math.sqrt(won + lost)
 
 
 def keep_better(
@@ -77,15 +73,18 @@ def decide(
 ) -> Decision:
     """The decision alone, from answers (n, k) with the class mix already in them.
 
-    The new model is rolled back when losses exceed wins by more than one standard error,
-    sqrt(wins + losses), and by more than one image. Without a hold-out it is kept.
+    The new model is rolled back when as many losses, or more, were less likely than ``CHANCE`` if it were as good:
+    if an image on which exactly one is right were as likely won as lost. Without a hold-out it is kept.
     """
     if len(labels) == 0:
         return Decision(True, float("nan"), float("nan"), 0, 0, "no private samples to compare on")
     right_before, right_after = before.argmax(axis=1) == labels, after.argmax(axis=1) == labels
     won, lost = int((right_after & ~right_before).sum()), int((right_before & ~right_after).sum())
-    kept = lost - won <= max(1.0, standard_error(won, lost))
-    if not np.isfinite(after).all():
-        kept = False
+    kept = _likelihood(lost, won + lost) >= CHANCE and bool(np.isfinite(after).all())
     reason = f"{won} better and {lost} worse of {len(labels)} held-out samples"
     return Decision(kept, float(right_before.mean()), float(right_after.mean()), won, lost, reason)
+
+
+def _likelihood(heads: int, tosses: int) -> float:
+    """Of so many heads or more from a fair coin."""
+    return sum(math.comb(tosses, count) for count in range(heads, tosses + 1)) / 2**tosses
