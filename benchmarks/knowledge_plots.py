@@ -89,9 +89,15 @@ def _draw_axis(
         labels.append((at, mean, name, colour))
     low = min(value for _, value, _, _ in labels)
     axis.set_ylim(max(0.05, low - 0.08), 1.005)
-    start, end = axis.get_xlim()
-    axis.set_xlim(start, end * (end / start) ** 0.25)  # room for names
+    axis.set_xlim(_with_room(*axis.get_xlim()))
     return labels
+
+
+def _with_room(start: float, end: float) -> tuple[float, float]:
+    """Limits of a logarithmic axis with room for names at the right, and for a point that is alone."""
+    if end < 4 * start:
+        start, end = start / 2, end * 2
+    return start, end * (end / start) ** 0.25
 
 
 def _write_labels(axis: Any, labels: Sequence[tuple[float | None, float, str, str]]) -> None:

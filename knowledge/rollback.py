@@ -87,4 +87,4 @@ def decide(
 
 def _likelihood(heads: int, tosses: int) -> float:
     """Of so many heads or more from a fair coin."""
-    return sum(math.comb(tosses, count) for count in range(heads, tosses + 1)) / 2**tosses
+    return sum(math.comb(tosses, count) for count in range(heads, tosses + 1)) * 0.5**tosses

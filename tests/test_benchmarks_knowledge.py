@@ -302,6 +302,11 @@ def test_pictures_are_drawn_for_settings_with_two_methods(tmp_path):
     assert knowledge_plots.draw({CELL: FIGURES}, tmp_path) == []
 
 
+@pytest.mark.parametrize(("limits", "wanted"), [((753.0, 753.0), (376.5, 2130.0)), ((1.0, 16.0), (1.0, 32.0))])
+def test_a_point_that_is_alone_has_room_around(limits, wanted):
+    assert knowledge_plots._with_room(*limits) == pytest.approx(wanted, rel=1e-3)
+
+
 def test_seeds_that_are_all_alike_are_drawn(tmp_path):
     """The mean of three floats .95 is a little less than each of them."""
     cells = [replace(CELL, seed=seed, method=method) for seed in range(3) for method in ("local", "ours")]
